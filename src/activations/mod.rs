@@ -1,0 +1,1 @@
+//! Capture, shuffling buffer, on-disk cache.

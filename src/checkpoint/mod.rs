@@ -1,0 +1,1 @@
+//! Atomic save, verification, retention, exact resume, and export.

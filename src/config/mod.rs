@@ -1,0 +1,1 @@
+//! run.toml to validated types.

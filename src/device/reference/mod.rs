@@ -1,0 +1,1 @@
+//! The reference backend: plain loops, nothing clever, f64 by default.

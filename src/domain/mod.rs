@@ -1,0 +1,5 @@
+//! Pure types and state machines. No I/O and no clock stands here.
+
+pub mod error;
+
+pub use error::{Code, Error, Result};

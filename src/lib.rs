@@ -1,0 +1,19 @@
+//! backpropd trains sparse autoencoders (SAEs) on the activations of language models.
+//!
+//! The binary is the product; this library exists so that the binary, its tests and its
+//! benchmarks share one code.
+
+pub mod activations;
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod domain;
+pub mod eval;
+pub mod lm;
+pub mod protocol;
+pub mod sae;
+pub mod system;
+pub mod tensorfile;
+pub mod worker;

@@ -1,0 +1,1 @@
+//! Language models: decoder description, weights, forward with hook points.

@@ -1,0 +1,3 @@
+//! The `backpropd` command.
+
+fn main() {}

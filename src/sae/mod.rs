@@ -1,0 +1,1 @@
+//! Sparse autoencoders: variants, initialisation, step, optimiser, dead latents.

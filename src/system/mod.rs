@@ -1,0 +1,3 @@
+//! What touches the operating system: files that survive a crash, locks, signals.
+
+pub mod files;

@@ -1,0 +1,1 @@
+//! Safetensors files, read from a memory map with a bounded header.
