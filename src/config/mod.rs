@@ -1,1 +1,3 @@
-//! run.toml to validated types.
+//! `run.toml` to validated types; errors name file, line and key.
+
+pub mod file;
