@@ -13,6 +13,7 @@ pub mod domain;
 pub mod eval;
 pub mod lm;
 pub mod protocol;
+pub mod report;
 pub mod sae;
 pub mod system;
 pub mod tensorfile;

@@ -1,0 +1,222 @@
+//! Charts as SVG.
+
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::prelude::*;
+
+const SIZE: (u32, u32) = (560, 300);
+const INK: RGBColor = RGBColor(0x33, 0x3a, 0x44);
+const GRID: RGBColor = RGBColor(0xe6, 0xe9, 0xee);
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0x25, 0x63, 0xeb),
+    RGBColor(0xd9, 0x48, 0x0f),
+    RGBColor(0x0f, 0x8a, 0x5f),
+    RGBColor(0x8e, 0x44, 0xad),
+    RGBColor(0xb4, 0x83, 0x09),
+    RGBColor(0xc0, 0x26, 0x5d),
+];
+
+/// A chart of one measure, a line for each series.
+pub struct LineChart<'a> {
+    /// What stands above it.
+    pub title: &'a str,
+    /// (name, points); the name is shown where there are several.
+    pub series: Vec<(String, Vec<(f64, f64)>)>,
+    /// Whether the vertical axis is logarithmic; used where all values are positive.
+    pub log: bool,
+    /// A range that the vertical axis covers at least, e.g. 0 … 1 for shares.
+    pub at_least: Option<(f64, f64)>,
+}
+
+impl LineChart<'_> {
+    /// The chart as SVG, or nothing where no series has a point.
+    pub fn svg(&self) -> Option<String> {
+        let points = || self.series.iter().flat_map(|(_, points)| points);
+        let (mut low, mut high) = bounds(points().map(|p| p.1))?;
+        let (first, last) = bounds(points().map(|p| p.0))?;
+        if let Some((a, b)) = self.at_least {
+            (low, high) = (low.min(a), high.max(b));
+        }
+        let x = first..last.max(first + 1.0);
+        let spread = high / low.max(f64::MIN_POSITIVE);
+        if self.log && low > 0.0 && spread > 3.0 {
+            self.draw(x, (low / 1.1..high * 1.1).log_scale())
+        } else {
+            let margin = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-9);
+            let below = if low >= 0.0 {
+                (low - margin).max(0.0)
+            } else {
+                low - margin
+            };
+            self.draw(x, below..high + margin)
+        }
+    }
+
+    fn draw<Y>(&self, x: std::ops::Range<f64>, y: Y) -> Option<String>
+    where
+        Y: AsRangedCoord<Value = f64>,
+        Y::CoordDescType: ValueFormatter<f64>,
+    {
+        let mut svg = String::new();
+        {
+            let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+            let mut chart = ChartBuilder::on(&root)
+                .caption(self.title, ("sans-serif", 15, &INK))
+                .margin(8)
+                .margin_right(18)
+                .x_label_area_size(32)
+                .y_label_area_size(58)
+                .build_cartesian_2d(x, y)
+                .ok()?;
+            chart
+                .configure_mesh()
+                .light_line_style(TRANSPARENT)
+                .bold_line_style(GRID)
+                .axis_style(GRID)
+                .label_style(("sans-serif", 11, &INK))
+                .x_desc("step")
+                .x_labels(6)
+                .y_labels(6)
+                .x_label_formatter(&|v| number(*v))
+                .y_label_formatter(&|v| number(*v))
+                .draw()
+                .ok()?;
+            for (index, (name, points)) in self.series.iter().enumerate() {
+                let style = COLOURS[index % COLOURS.len()].stroke_width(2);
+                let line = chart
+                    .draw_series(LineSeries::new(points.iter().copied(), style))
+                    .ok()?;
+                if self.series.len() > 1 {
+                    line.label(name)
+                        .legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], style));
+                }
+                if points.len() <= 40 {
+                    let dots = points.iter().map(|p| Circle::new(*p, 3, style.filled()));
+                    chart.draw_series(dots).ok()?;
+                }
+            }
+            if self.series.len() > 1 {
+                chart
+                    .configure_series_labels()
+                    .background_style(WHITE.mix(0.85))
+                    .label_font(("sans-serif", 11, &INK))
+                    .draw()
+                    .ok()?;
+            }
+            root.present().ok()?;
+        }
+        Some(svg)
+    }
+}
+
+/// A histogram over log10 bins: `edges` are the bins' lower edges, equally spaced.
+pub fn density_histogram(title: &str, edges: &[f64], counts: &[u64]) -> Option<String> {
+    let (low, high) = (*edges.first()?, *edges.last()?);
+    let width = if edges.len() > 1 {
+        edges[1] - edges[0]
+    } else {
+        1.0
+    };
+    let top = counts.iter().copied().max()?.max(1) as f64 * 1.08;
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let mut chart = ChartBuilder::on(&root)
+            .caption(title, ("sans-serif", 15, &INK))
+            .margin(8)
+            .margin_right(18)
+            .x_label_area_size(32)
+            .y_label_area_size(58)
+            .build_cartesian_2d(low..high + width, 0.0..top)
+            .ok()?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_style(GRID)
+            .label_style(("sans-serif", 11, &INK))
+            .x_desc("log10 of the share of tokens on which a latent is active")
+            .y_desc("latents")
+            .y_label_formatter(&|v| number(*v))
+            .x_label_formatter(&|v| format!("{v:.1}"))
+            .draw()
+            .ok()?;
+        let bars = edges.iter().zip(counts).map(|(edge, count)| {
+            let corners = [
+                (edge + width * 0.06, 0.0),
+                (edge + width * 0.94, *count as f64),
+            ];
+            Rectangle::new(corners, COLOURS[0].mix(0.8).filled())
+        });
+        chart.draw_series(bars).ok()?;
+        root.present().ok()?;
+    }
+    Some(svg)
+}
+
+fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    values
+        .filter(|v| v.is_finite())
+        .fold(None, |range, v| match range {
+            None => Some((v, v)),
+            Some((low, high)) => Some((v.min(low), v.max(high))),
+        })
+}
+
+/// Three significant digits, without noise: `12k`, `0.05`, `1e-4`.
+fn number(v: f64) -> String {
+    let size = v.abs();
+    if v == 0.0 {
+        "0".into()
+    } else if size >= 1e6 {
+        trim(format!("{:.2}", v / 1e6)) + "M"
+    } else if size >= 1e4 {
+        trim(format!("{:.1}", v / 1e3)) + "k"
+    } else if size >= 100.0 {
+        format!("{v:.0}")
+    } else if size >= 0.01 {
+        trim(format!("{v:.3}"))
+    } else {
+        format!("{v:.1e}")
+    }
+}
+
+fn trim(text: String) -> String {
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(values: &[f64], log: bool) -> Option<String> {
+        let points = values
+            .iter()
+            .enumerate()
+            .map(|(i, v)| (i as f64, *v))
+            .collect();
+        LineChart {
+            title: "loss",
+            series: vec![("a".into(), points)],
+            log,
+            at_least: None,
+        }
+        .svg()
+    }
+
+    #[test]
+    fn a_chart_needs_a_point_and_stands_constant_and_zero_values() {
+        assert!(chart(&[], true).is_none());
+        assert!(chart(&[f64::NAN], true).is_none());
+        for values in [&[0.0][..], &[2.0, 2.0], &[1e-9, 1e9], &[-1.0, 1.0]] {
+            let svg = chart(values, true).unwrap();
+            assert!(svg.starts_with("<svg") && svg.contains("loss"));
+        }
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        let texts = [0.0, 0.05, 1e-4, 12_000.0, 2_500_000.0, 3.25].map(number);
+        assert_eq!(texts, ["0", "0.05", "1.0e-4", "12k", "2.5M", "3.25"]);
+    }
+}
