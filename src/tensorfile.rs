@@ -1,1 +1,0 @@
-//! Safetensors files, read from a memory map with a bounded header.
