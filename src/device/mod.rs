@@ -9,6 +9,7 @@
 
 pub mod cpu;
 pub mod reference;
+pub mod sae;
 
 use crate::domain::Result;
 
