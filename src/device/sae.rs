@@ -340,6 +340,14 @@ pub trait SaeOps: Device {
     ) -> Result<()>;
     /// Σ_b ‖rows[b] − mean row‖², the variance that a reconstruction explains part of.
     fn spread(&self, rows: Rows<'_, Self::Buf>, d: usize) -> Result<f64>;
+    /// out = factor·rows, width d.
+    fn scaled(
+        &self,
+        rows: Rows<'_, Self::Buf>,
+        d: usize,
+        factor: f64,
+        out: &mut Self::Buf,
+    ) -> Result<()>;
     /// out = x·wᵀ + bias, with x [B, d_in], w [d_out, d_in], out [B, d_out].
     fn linear(
         &self,

@@ -277,6 +277,20 @@ impl<R: Real> SaeOps for Reference<R> {
         Ok(total)
     }
 
+    fn scaled(
+        &self,
+        rows: Rows<'_, Vec<R>>,
+        d: usize,
+        factor: f64,
+        out: &mut Vec<R>,
+    ) -> Result<()> {
+        let from = &rows.buf[rows.first * d..][..rows.count * d];
+        for (place, value) in out.iter_mut().zip(from) {
+            *place = R::from_f64(factor * value.to_f64());
+        }
+        Ok(())
+    }
+
     fn linear(
         &self,
         x: Rows<'_, Vec<R>>,
