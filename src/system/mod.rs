@@ -1,3 +1,5 @@
 //! What touches the operating system: files that survive a crash, locks, signals.
 
 pub mod files;
+pub mod fs;
+pub mod lock;
