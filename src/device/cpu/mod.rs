@@ -5,7 +5,12 @@
 //! borders and inner order are functions of the shapes alone.
 
 pub mod gemm;
+pub mod isa;
+mod memory;
+mod pack;
+pub mod peak;
 pub mod pool;
+mod tile;
 
 use super::Device;
 use crate::domain::{Code, Error, Result};

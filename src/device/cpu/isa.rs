@@ -1,0 +1,61 @@
+//! The instruction sets that kernels are written for.
+
+use std::fmt;
+
+/// An instruction set. Results of [`Isa::Avx512`] and [`Isa::Avx2`] have the same bits;
+/// those of [`Isa::Portable`] differ by rounding where the machine has no fused
+/// multiply-add.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// AVX-512 F, VL, BW and DQ, and all of [`Isa::Avx2`].
+    Avx512,
+    /// AVX2 and FMA.
+    Avx2,
+    /// What the compiler makes of plain Rust for its baseline target.
+    Portable,
+}
+
+impl Isa {
+    /// All of them, the fastest first.
+    pub const ALL: [Isa; 3] = [Isa::Avx512, Isa::Avx2, Isa::Portable];
+
+    /// The fastest one that this machine has.
+    pub fn best() -> Self {
+        Self::ALL
+            .into_iter()
+            .find(|isa| isa.available())
+            .unwrap_or(Isa::Portable)
+    }
+
+    /// Whether this machine has it.
+    pub fn available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            match self {
+                Isa::Avx512 => {
+                    avx2 && is_x86_feature_detected!("avx512f")
+                        && is_x86_feature_detected!("avx512vl")
+                        && is_x86_feature_detected!("avx512bw")
+                        && is_x86_feature_detected!("avx512dq")
+                }
+                Isa::Avx2 => avx2,
+                Isa::Portable => true,
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Isa::Portable
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Portable => "portable",
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! The machine's ceiling: how many fused multiply-adds a second its registers allow.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use super::isa::Isa;
+use super::pool::Pool;
+
+/// GFLOP/s of a loop of independent fused multiply-adds in registers, on every thread of
+/// the pool at once, with the pool's instruction set; the median of `repeats`.
+///
+/// Take it in the same minute as what it is compared with: clocks and neighbours change.
+pub fn gflops(pool: &Pool, repeats: usize) -> f64 {
+    const STEPS: usize = 4_000_000;
+    let mut rates: Vec<f64> = (0..repeats.max(1))
+        .map(|_| {
+            let start = Instant::now();
+            let tasks = pool.threads();
+            pool.run(tasks, |_| {
+                black_box(burn(pool.isa(), STEPS));
+            });
+            let flops = (2 * CHAINS * lanes(pool.isa()) * STEPS * tasks) as f64;
+            flops / start.elapsed().as_secs_f64() / 1e9
+        })
+        .collect();
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+/// Chains in flight: enough to hide four cycles of latency at two starts a cycle.
+const CHAINS: usize = 12;
+
+fn lanes(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512 => 16,
+        Isa::Avx2 => 8,
+        Isa::Portable => 4,
+    }
+}
+
+fn burn(isa: Isa, steps: usize) -> f32 {
+    match isa {
+        // SAFETY: a pool has only instruction sets that the machine has.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { x86::avx512(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86::avx2(steps) },
+        _ => portable(steps),
+    }
+}
+
+fn portable(steps: usize) -> f32 {
+    // As wide as the baseline's registers, and separate operations: no baseline of x86-64
+    // has a fused one.
+    let mut sums = [[0.0f32; 4]; CHAINS];
+    let (a, b) = (black_box(0.5f32), black_box(1.0f32));
+    for _ in 0..steps {
+        sums = sums.map(|sum| sum.map(|s| s * a + b));
+    }
+    sums.iter().flatten().sum()
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{CHAINS, black_box};
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512f")]
+    pub fn avx512(steps: usize) -> f32 {
+        let mut sums = [_mm512_setzero_ps(); CHAINS];
+        let (a, b) = (
+            _mm512_set1_ps(black_box(0.5)),
+            _mm512_set1_ps(black_box(1.0)),
+        );
+        for _ in 0..steps {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(*sum, a, b);
+            }
+        }
+        sums.into_iter().map(|s| _mm512_reduce_add_ps(s)).sum()
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn avx2(steps: usize) -> f32 {
+        let mut sums = [_mm256_setzero_ps(); CHAINS];
+        let (a, b) = (
+            _mm256_set1_ps(black_box(0.5)),
+            _mm256_set1_ps(black_box(1.0)),
+        );
+        for _ in 0..steps {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(*sum, a, b);
+            }
+        }
+        sums.into_iter().map(|s| _mm256_cvtss_f32(s)).sum()
+    }
+}
