@@ -155,7 +155,7 @@ impl Pool {
         let last = shared.state.load(Ordering::Relaxed) / JOB;
         shared
             .state
-            .store((last + 1) * JOB | OPEN, Ordering::SeqCst);
+            .store(((last + 1) * JOB) | OPEN, Ordering::SeqCst);
         self.wake();
     }
 
