@@ -1,6 +1,7 @@
 //! Pure types and state machines. No I/O and no clock stands here.
 
 pub mod error;
+pub mod micro_batch;
 pub mod random;
 pub mod schedule;
 

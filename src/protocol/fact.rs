@@ -182,9 +182,11 @@ pub struct SiteStep {
     pub parts: BTreeMap<String, f64>,
     /// Mean number of active latents a token.
     pub l0: f64,
-    /// 1 − FVU.
+    /// 1 − FVU; null where the batch has no variance.
+    #[serde(with = "super::nullable")]
     pub explained_variance: f64,
     /// Fraction of variance unexplained: Σ‖x − x̂‖² / Σ‖x − mean‖² over the batch.
+    #[serde(with = "super::nullable")]
     pub fvu: f64,
     /// Share of latents that have not fired within the dead window.
     pub dead: f64,
@@ -220,7 +222,8 @@ pub struct SiteValidation {
     pub ce_recovered: Option<f64>,
     /// (ce_mean − ce_sae) / (ce_mean − ce_clean); null where the two are equal.
     pub ce_recovered_mean: Option<f64>,
-    /// 1 − FVU.
+    /// 1 − FVU; null where the batch has no variance.
+    #[serde(with = "super::nullable")]
     pub explained_variance: f64,
     /// Mean cosine of activation and reconstruction.
     pub cosine: f64,

@@ -4,6 +4,7 @@
 //! inside. Numbers that are not known are absent or null, never 0.
 
 mod fact;
+mod nullable;
 
 pub use fact::{
     Ending, Fact, Frame, OutOfMemory, SiteStep, SiteValidation, Stage, Step, Validation,

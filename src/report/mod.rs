@@ -6,3 +6,4 @@ mod html;
 
 pub use curves::Curves;
 pub use html::{Page, render};
+pub(crate) use html::{duration, thousands};
