@@ -208,7 +208,7 @@ fn key(
 
 /// Keeps other processes from building in the same cache until it is dropped.
 fn lock(cache: &Path, progress: &mut dyn FnMut(Progress<'_>) -> Result<()>) -> Result<File> {
-    let path = cache.join(".lock");
+    let path = cache.join(".tokens.lock");
     let file = File::create(&path).map_err(|e| Error::write(&path, &e))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         progress(Progress::Waiting)?;

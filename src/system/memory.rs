@@ -2,13 +2,19 @@
 
 /// Peak resident memory of this process in bytes; `None` where the system does not say.
 pub fn peak() -> Option<u64> {
-    kib_field(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+    kib_field(
+        &std::fs::read_to_string("/proc/self/status").ok()?,
+        "VmHWM:",
+    )
 }
 
 /// Bytes that this process can still take without swapping: what the machine has, or what
 /// its control group allows, whichever is less.
 pub fn available() -> Option<u64> {
-    let machine = kib_field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let machine = kib_field(
+        &std::fs::read_to_string("/proc/meminfo").ok()?,
+        "MemAvailable:",
+    )?;
     Some(control_group().map_or(machine, |group| group.min(machine)))
 }
 
@@ -42,7 +48,10 @@ mod tests {
 
     #[test]
     fn fields_are_read_in_kib() {
-        assert_eq!(kib_field("VmPeak:\t 9 kB\nVmHWM:\t   12 kB\n", "VmHWM:"), Some(12 * 1024));
+        assert_eq!(
+            kib_field("VmPeak:\t 9 kB\nVmHWM:\t   12 kB\n", "VmHWM:"),
+            Some(12 * 1024)
+        );
         assert_eq!(kib_field("VmPeak:\t 9 kB\n", "VmHWM:"), None);
     }
 }

@@ -3,5 +3,5 @@
 pub mod files;
 pub mod fs;
 pub mod lock;
-pub mod memory;
 pub mod map;
+pub mod memory;
