@@ -13,7 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("protocol", &["domain"]),
     ("system", &["domain"]),
-    ("tensorfile", &["domain"]),
+    ("tensorfile", &["domain", "system"]),
     ("device", &["domain"]),
     ("sae", &["device", "domain"]),
     ("lm", &["device", "domain", "tensorfile"]),
