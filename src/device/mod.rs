@@ -8,13 +8,14 @@
 //! oracle every other backend is tested against).
 
 pub mod cpu;
+pub mod lm;
 pub mod reference;
 pub mod sae;
 
 use crate::domain::Result;
 
 /// The number type that a backend stores and computes in.
-pub trait Real: bytemuck::Pod + Send + Sync + Default + PartialOrd + std::fmt::Debug {
+pub trait Real: Copy + Send + Sync + Default + PartialOrd + std::fmt::Debug + 'static {
     /// Nearest value to `v`.
     fn from_f64(v: f64) -> Self;
     /// Exact widening.

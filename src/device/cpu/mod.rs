@@ -6,6 +6,7 @@
 
 pub mod gemm;
 pub mod isa;
+pub mod lm;
 mod memory;
 mod pack;
 pub mod peak;

@@ -3,6 +3,7 @@
 //! Every sum runs in f64 and is rounded to `R` where it is stored. With `R` = f64 it is
 //! the oracle that other backends are tested against.
 
+mod lm;
 mod sae;
 mod select;
 

@@ -1,0 +1,128 @@
+//! Tensors of a model folder as checked numbers.
+
+use super::names::Names;
+use crate::domain::{Code, Error, Result};
+use crate::tensorfile::{Codes, Tensor, TensorSet};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Tensors by name; remembers which were asked for.
+pub(super) struct Source {
+    set: TensorSet,
+    root: &'static str,
+    read: BTreeSet<String>,
+}
+
+impl Source {
+    pub fn open(folder: &Path, names: &Names) -> Result<Self> {
+        let set = TensorSet::open(folder, Codes::MODEL)?;
+        let embed = |root: &str| format!("{root}{}.weight", names.embed);
+        let root = names
+            .roots
+            .into_iter()
+            .find(|root| set.get(&embed(root)).is_some())
+            .unwrap_or(names.roots[0]);
+        Ok(Self {
+            set,
+            root,
+            read: BTreeSet::new(),
+        })
+    }
+
+    /// `name` below the family's root, as the files have it.
+    pub fn rooted(&self, name: &str) -> String {
+        format!("{}{name}", self.root)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.set.get(name).is_some()
+    }
+
+    /// The finite values of tensor `name`, which must have `shape`.
+    pub fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.set.tensor(name)?.expect_shape(shape)?;
+        let values = tensor.f32()?.into_owned();
+        all_finite(&tensor, &values)?;
+        self.read.insert(name.to_owned());
+        Ok(values)
+    }
+
+    /// The matrix `{name}.weight` as [n, k].
+    pub fn matrix(&mut self, name: &str, n: usize, k: usize, transposed: bool) -> Result<Vec<f32>> {
+        let name = format!("{name}.weight");
+        if !transposed {
+            return self.values(&name, &[n, k]);
+        }
+        let stored = self.values(&name, &[k, n])?;
+        let mut values = vec![0.0; n * k];
+        // Square tiles, so that neither side misses the cache at every element.
+        const TILE: usize = 32;
+        for i0 in (0..k).step_by(TILE) {
+            for j0 in (0..n).step_by(TILE) {
+                for i in i0..k.min(i0 + TILE) {
+                    for j in j0..n.min(j0 + TILE) {
+                        values[j * k + i] = stored[i * n + j];
+                    }
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    /// An unembedding beside a tied embedding must be that embedding.
+    pub fn expect_tied(&mut self, head: &str, embedding: &[f32], shape: &[usize]) -> Result<()> {
+        if !self.has(head) {
+            return Ok(());
+        }
+        let values = self.values(head, shape)?;
+        if values != embedding {
+            return Err(self.set.tensor(head)?.mismatch(
+                "it differs from the embedding, although config.json says tie_word_embeddings",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses tensors of blocks that were not read: the model would be run without them.
+    pub fn refuse_leftovers(&self, names: &Names) -> Result<()> {
+        let blocks = format!("{}{}.", self.root, names.blocks);
+        for name in self.set.names() {
+            let Some(rest) = name.strip_prefix(&blocks) else {
+                continue;
+            };
+            let ignored = rest
+                .split_once('.')
+                .is_some_and(|(_, part)| names.ignored.contains(&part));
+            if !ignored && !self.read.contains(name) {
+                return Err(self
+                    .set
+                    .tensor(name)?
+                    .mismatch("it has no place in the model that config.json describes")
+                    .hint("config.json and weights do not belong together"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn all_finite(tensor: &Tensor<'_>, values: &[f32]) -> Result<()> {
+    // Sums of magnitudes in blocks show a NaN or an infinity at the speed of memory.
+    for (block, chunk) in values.chunks(4096).enumerate() {
+        if chunk.iter().all(|v| v.is_finite()) {
+            continue;
+        }
+        let inner = chunk.iter().position(|v| !v.is_finite()).unwrap_or(0);
+        return Err(Error::new(
+            Code::ModelNonFinite,
+            tensor.about(),
+            format_args!(
+                "element {} of {} is {}",
+                block * 4096 + inner,
+                values.len(),
+                chunk[inner]
+            ),
+        )
+        .hint("the weights are damaged: fetch them again"));
+    }
+    Ok(())
+}
