@@ -15,7 +15,7 @@ pub mod sae;
 use crate::domain::Result;
 
 /// The number type that a backend stores and computes in.
-pub trait Real: Copy + Send + Sync + Default + PartialOrd + std::fmt::Debug + 'static {
+pub trait Real: bytemuck::Pod + Send + Sync + Default + PartialOrd + std::fmt::Debug {
     /// Nearest value to `v`.
     fn from_f64(v: f64) -> Self;
     /// Exact widening.

@@ -162,6 +162,22 @@ pub enum Target<'a, B> {
     },
 }
 
+impl<B> Clone for Base<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for Base<'_, B> {}
+
+impl<B> Clone for Target<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for Target<'_, B> {}
+
 /// One reconstruction loss: of the latents below `width`, with gradient
 /// g = `scale`·(x̂ − y). For the mean squared error of a batch, scale = 2/B.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,1 +1,20 @@
 //! Sparse autoencoders: variants, initialisation, step, optimiser, dead latents.
+
+mod dead;
+mod init;
+mod optim;
+pub mod params;
+mod resample;
+pub mod spec;
+mod state;
+mod step;
+mod table;
+mod trainer;
+mod work;
+
+pub use init::Sample;
+pub use optim::{DecoderNorm, OptimSpec};
+pub use spec::SaeSpec;
+pub use state::{Dtype, StateTensor};
+pub use step::Losses;
+pub use trainer::{Batch, Outcome, Outputs, SaeTrainer, StepReport};

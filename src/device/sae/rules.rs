@@ -94,6 +94,20 @@ pub struct EdgeGrads<'a, B> {
     pub b_mag: Option<&'a mut B>,
 }
 
+impl<'a, B> EdgeGrads<'a, B> {
+    /// Overwrites `pre` and asks for nothing else.
+    pub fn only(pre: &'a mut B) -> Self {
+        Self {
+            pre,
+            add_to_pre: false,
+            norm: None,
+            threshold: None,
+            r_mag: None,
+            b_mag: None,
+        }
+    }
+}
+
 /// Gradients and losses of one edge.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Edge {

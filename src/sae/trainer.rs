@@ -1,0 +1,389 @@
+//! One SAE in training: parameters, moments, counters, and its step.
+
+use super::dead::DeadLatents;
+use super::init::{self, Sample};
+use super::optim::{Moments, OptimSpec, Update, grad_norm};
+use super::params::{Dims, Params};
+use super::resample;
+use super::spec::SaeSpec;
+use super::step::{Dead, Losses, Pass, Results};
+use super::work::{CodeSets, Scratch, Work};
+use crate::device::sae::{HostCodes, Rows, SaeOps};
+use crate::domain::schedule::StepSettings;
+use crate::domain::{Code, Result};
+use std::collections::BTreeMap;
+
+/// Weight of a new observation in the running mean of BatchTopK's threshold.
+const THETA_RATE: f64 = 0.01;
+
+/// Activations of one step, in the units of the model.
+#[derive(Clone, Copy)]
+pub struct Batch<'a, B> {
+    /// Activations [tokens, d_in].
+    pub x: &'a B,
+    /// What a transcoder reconstructs [tokens, d_out]; ignored by other SAEs.
+    pub target: Option<&'a B>,
+    /// Number of tokens.
+    pub tokens: usize,
+}
+
+/// How a step ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The parameters moved.
+    Done(StepReport),
+    /// Something was NaN or infinite; nothing has changed, neither parameters nor
+    /// counters, and the same trainer can go on with another batch.
+    NonFinite {
+        /// `activations`, `loss` or `gradient`.
+        what: &'static str,
+    },
+}
+
+/// Measures of a step, in training units.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// The loss that was minimised.
+    pub loss: f64,
+    /// Its parts, by the peers' names.
+    pub parts: BTreeMap<String, f64>,
+    /// Mean number of active latents a token.
+    pub l0: f64,
+    /// Σ‖x̂ − y‖² / Σ‖y − mean y‖² over the batch; NaN where the batch has no variance.
+    pub fvu: f64,
+    /// 1 − FVU.
+    pub explained_variance: f64,
+    /// Dead latents before the step.
+    pub dead: usize,
+    /// Length of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Latents that started anew after the step.
+    pub resampled: usize,
+}
+
+/// Codes and output of a batch, in training units.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outputs<R> {
+    /// The edges.
+    pub codes: HostCodes<R>,
+    /// a of each edge.
+    pub values: Vec<R>,
+    /// x̂ [tokens, d_out].
+    pub out: Vec<R>,
+}
+
+/// One SAE in training.
+pub struct SaeTrainer<D: SaeOps> {
+    pub(super) spec: SaeSpec,
+    pub(super) optim: OptimSpec,
+    pub(super) dims: Dims,
+    pub(super) seed: u64,
+    pub(super) params: Params<D::Buf>,
+    pub(super) grads: Params<D::Buf>,
+    pub(super) moments: Moments<D::Buf>,
+    pub(super) dead: DeadLatents,
+    /// BatchTopK's threshold on p·n, before the first step `None`.
+    pub(super) theta: Option<f64>,
+    /// Steps done.
+    pub(super) steps: u64,
+    /// Factors of x and y in training.
+    pub(super) scales: [f64; 2],
+    fired: D::Ints,
+    dead_list: D::Ints,
+    dead_flags: D::Ints,
+    pub(super) scratch: Memory<D>,
+}
+
+/// What a trainer can give back at any time between steps.
+pub(super) struct Memory<D: SaeOps> {
+    pub work: Work<D>,
+    pub codes: CodeSets<D>,
+    pub x: Scratch<D::Buf>,
+    pub target: Scratch<D::Buf>,
+}
+
+impl<D: SaeOps> Memory<D> {
+    fn new(device: &D) -> Self {
+        Self {
+            work: Work::new(),
+            codes: CodeSets::new(device),
+            x: Scratch::new(),
+            target: Scratch::new(),
+        }
+    }
+}
+
+impl<D: SaeOps> SaeTrainer<D> {
+    /// A fresh SAE between activations of width `d_in` and `d_out` (the same, but for
+    /// transcoders). `sample` fixes factors and b_dec; the same seed and sample give the
+    /// same SAE.
+    ///
+    /// # Errors
+    /// `config-invalid` about a key of either table; `out-of-memory`.
+    pub fn new(
+        device: &D,
+        spec: &SaeSpec,
+        optim: &OptimSpec,
+        d_in: usize,
+        d_out: usize,
+        seed: u64,
+        sample: Sample<'_, D::Real>,
+    ) -> Result<Self> {
+        spec.validate()?;
+        optim.validate()?;
+        let d_sae = spec.d_sae;
+        let dims = Dims { d_in, d_out, d_sae };
+        let target = sample.target.unwrap_or(sample.x);
+        let scales = [
+            init::factor(spec.normalize, sample.x, d_in),
+            init::factor(spec.normalize, target, d_out),
+        ];
+        let zeros = || Params::build(spec, |name| device.zeros(dims.len(name)));
+        let params = Params::build(spec, |name| {
+            device.upload(&init::start(spec, dims, seed, name, target, scales[1]))
+        })?;
+        let mut trainer = Self {
+            params,
+            grads: zeros()?,
+            moments: Moments {
+                first: zeros()?,
+                second: zeros()?,
+            },
+            dead: DeadLatents::new(d_sae, spec.dead_after),
+            theta: None,
+            steps: 0,
+            scales,
+            fired: device.zero_ints(d_sae)?,
+            dead_list: device.zero_ints(d_sae)?,
+            dead_flags: device.zero_ints(d_sae)?,
+            scratch: Memory::new(device),
+            spec: spec.clone(),
+            optim: optim.clone(),
+            dims,
+            seed,
+        };
+        optim.constrain(device, dims, &mut trainer.params)?;
+        Ok(trainer)
+    }
+
+    /// Widths.
+    pub fn dims(&self) -> Dims {
+        self.dims
+    }
+
+    /// Settings.
+    pub fn spec(&self) -> &SaeSpec {
+        &self.spec
+    }
+
+    /// Steps done.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The parameters, in training units.
+    pub fn params(&self) -> &Params<D::Buf> {
+        &self.params
+    }
+
+    /// The gradients of the last [`SaeTrainer::gradients`] or [`SaeTrainer::step`].
+    pub fn grads(&self) -> &Params<D::Buf> {
+        &self.grads
+    }
+
+    /// Latents that are dead now, ascending.
+    pub fn dead(&self) -> Vec<u32> {
+        self.dead.list()
+    }
+
+    /// One optimiser step on `batch`, `micro` tokens at a time.
+    ///
+    /// # Errors
+    /// `out-of-memory`: parameters, moments and counters are as before, and scratch memory
+    /// is given back, so that the same step can run again with a smaller `micro`.
+    pub fn step(
+        &mut self,
+        device: &D,
+        batch: &Batch<'_, D::Buf>,
+        micro: usize,
+        settings: &StepSettings,
+    ) -> Result<Outcome> {
+        let result = self.try_step(device, batch, micro, settings);
+        if let Err(error) = &result
+            && error.code == Code::OutOfMemory
+        {
+            self.scratch = Memory::new(device);
+        }
+        result
+    }
+
+    fn try_step(
+        &mut self,
+        device: &D,
+        batch: &Batch<'_, D::Buf>,
+        micro: usize,
+        settings: &StepSettings,
+    ) -> Result<Outcome> {
+        let dead = self.dead.list();
+        let spread = self.spread(device, batch)?;
+        if !spread.is_finite() {
+            return Ok(Outcome::NonFinite {
+                what: "activations",
+            });
+        }
+        let losses = self.gradients(device, batch, micro, settings)?;
+        let loss = losses.total();
+        if !(loss.is_finite() && losses.squared_error.is_finite()) {
+            return Ok(Outcome::NonFinite { what: "loss" });
+        }
+        self.optim
+            .project(device, self.dims, &self.params, &mut self.grads)?;
+        let grad_norm = grad_norm(device, self.dims, &self.grads)?;
+        if !grad_norm.is_finite() {
+            return Ok(Outcome::NonFinite { what: "gradient" });
+        }
+        let mut fired = vec![0; self.dims.d_sae];
+        device.read_ints(&self.fired, 0, &mut fired)?;
+        let plan = resample::plan(self, device, batch, &dead, &losses.token_errors)?;
+
+        // Nothing below takes memory.
+        let update = Update {
+            step: self.steps + 1,
+            lr: settings.lr,
+            grad_norm,
+        };
+        let (params, grads, moments) = (&mut self.params, &self.grads, &mut self.moments);
+        self.optim
+            .apply(device, self.dims, update, params, grads, moments)?;
+        self.steps += 1;
+        self.dead.advance(&fired, batch.tokens);
+        if let Some(least) = losses.least_key {
+            let old = self.theta.unwrap_or(least);
+            self.theta = Some(old + THETA_RATE * (least - old));
+        }
+        let resampled = plan.len();
+        resample::apply(self, device, plan)?;
+
+        let y_scale = self.scales[1];
+        let fvu = losses.squared_error / (spread * y_scale * y_scale);
+        Ok(Outcome::Done(StepReport {
+            loss,
+            l0: losses.active as f64 / batch.tokens as f64,
+            parts: losses.parts,
+            fvu: if spread > 0.0 { fvu } else { f64::NAN },
+            explained_variance: if spread > 0.0 { 1.0 - fvu } else { f64::NAN },
+            dead: dead.len(),
+            grad_norm,
+            resampled,
+        }))
+    }
+
+    /// Losses of `batch`, and its gradients to [`SaeTrainer::grads`]; changes nothing else.
+    ///
+    /// # Errors
+    /// `out-of-memory`.
+    pub fn gradients(
+        &mut self,
+        device: &D,
+        batch: &Batch<'_, D::Buf>,
+        micro: usize,
+        settings: &StepSettings,
+    ) -> Result<Losses> {
+        let dead = self.upload_dead(device)?;
+        let token_errors = self.resamples_next() && dead > 0;
+        let memory = &mut self.scratch;
+        let (Dims { d_in, d_out, .. }, tokens) = (self.dims, batch.tokens);
+        let scaled = |rows, d, factor, out| in_training_units(device, rows, d, factor, out);
+        let x = Rows::of(batch.x, tokens);
+        let x = scaled(x, d_in, self.scales[0], &mut memory.x)?;
+        let y = match batch.target.filter(|_| self.spec.target.is_some()) {
+            Some(target) => {
+                let y = Rows::of(target, tokens);
+                scaled(y, d_out, self.scales[1], &mut memory.target)?
+            }
+            None => x,
+        };
+        device.write_ints(&mut self.fired, 0, &vec![0; self.dims.d_sae])?;
+        let pass = Pass {
+            device,
+            spec: &self.spec,
+            dims: self.dims,
+            params: &self.params,
+            settings: *settings,
+            tokens,
+            dead: Dead {
+                list: &self.dead_list,
+                count: dead,
+                flags: &self.dead_flags,
+            },
+            token_errors,
+        };
+        let mut results = Results {
+            work: &mut memory.work,
+            grads: &mut self.grads,
+            fired: &mut self.fired,
+            losses: Losses::default(),
+        };
+        pass.run(x, y, micro, &mut memory.codes, &mut results)?;
+        Ok(results.losses)
+    }
+
+    /// What the batch of the last [`SaeTrainer::gradients`] was coded and reconstructed as;
+    /// it must have been taken at once, not in micro-batches.
+    ///
+    /// # Errors
+    /// Those of reading the device.
+    pub fn outputs(&self, device: &D) -> Result<Outputs<D::Real>> {
+        let Memory { work, codes, .. } = &self.scratch;
+        let codes = device.download_codes(&codes.main)?;
+        let mut values = vec![D::Real::default(); codes.pre.len()];
+        device.read(work.values.get(), 0, &mut values)?;
+        let mut out = vec![D::Real::default(); (codes.row_ptr.len() - 1) * self.dims.d_out];
+        device.read(work.out.get(), 0, &mut out)?;
+        Ok(Outputs { codes, values, out })
+    }
+
+    /// Whether the next step ends with a resampling.
+    fn resamples_next(&self) -> bool {
+        let every = self.spec.resample_every;
+        every > 0 && (self.steps + 1).is_multiple_of(every)
+    }
+
+    fn upload_dead(&mut self, device: &D) -> Result<usize> {
+        let list = self.dead.list();
+        let mut flags = vec![0; self.dims.d_sae];
+        for &j in &list {
+            flags[j as usize] = 1;
+        }
+        device.write_ints(&mut self.dead_flags, 0, &flags)?;
+        device.write_ints(&mut self.dead_list, 0, &list)?;
+        Ok(list.len())
+    }
+
+    /// Variance of what is to be reconstructed; not finite where any activation is.
+    fn spread(&self, device: &D, batch: &Batch<'_, D::Buf>) -> Result<f64> {
+        let input = device.spread(Rows::of(batch.x, batch.tokens), self.dims.d_in)?;
+        match batch.target.filter(|_| self.spec.target.is_some()) {
+            Some(target) if input.is_finite() => {
+                device.spread(Rows::of(target, batch.tokens), self.dims.d_out)
+            }
+            _ => Ok(input),
+        }
+    }
+}
+
+/// `rows` times `factor`.
+fn in_training_units<'a, D: SaeOps>(
+    device: &D,
+    rows: Rows<'a, D::Buf>,
+    d: usize,
+    factor: f64,
+    out: &'a mut Scratch<D::Buf>,
+) -> Result<Rows<'a, D::Buf>> {
+    if factor == 1.0 {
+        return Ok(rows);
+    }
+    let buf = out.at_least(device, rows.count * d)?;
+    device.scaled(rows, d, factor, buf)?;
+    Ok(Rows::of(out.get(), rows.count))
+}
