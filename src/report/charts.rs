@@ -38,10 +38,10 @@ impl LineChart<'_> {
         }
         let x = first..last.max(first + 1.0);
         let spread = high / low.max(f64::MIN_POSITIVE);
-        if self.log && low > 0.0 && spread > 3.0 {
+        if self.log && low > 0.0 && spread > 50.0 {
             self.draw(x, (low / 1.1..high * 1.1).log_scale())
         } else {
-            let margin = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-9);
+            let margin = ((high - low) * 0.05).max(high.abs() * 0.02).max(1e-9);
             let below = if low >= 0.0 {
                 (low - margin).max(0.0)
             } else {
