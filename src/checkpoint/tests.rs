@@ -155,7 +155,8 @@ fn damage_is_named_skipped_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path(), last(99)).unwrap();
     save(&mut store, 1);
-    let damage: [(&str, &dyn Fn(&Path)); 6] = [
+    type Harm<'a> = &'a dyn Fn(&Path);
+    let damage: [(&str, Harm<'_>); 6] = [
         ("tensors.safetensors fails its checksum", &|dir| {
             let path = dir.join("tensors.safetensors");
             let mut bytes = std::fs::read(&path).unwrap();
