@@ -1,6 +1,8 @@
 //! Sparse autoencoders: variants, initialisation, step, optimiser, dead latents.
 
 mod dead;
+mod fold;
+mod inference;
 mod init;
 mod optim;
 pub mod params;
@@ -9,9 +11,13 @@ pub mod spec;
 mod state;
 mod step;
 mod table;
+#[cfg(test)]
+mod tests;
 mod trainer;
 mod work;
 
+pub use fold::{Activation, Folded};
+pub use inference::Inference;
 pub use init::Sample;
 pub use optim::{DecoderNorm, OptimSpec};
 pub use spec::SaeSpec;

@@ -248,3 +248,94 @@ impl From<SaeSpec> for Table {
         table
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<SaeSpec, String> {
+        toml::from_str::<SaeSpec>(text).map_err(|e| e.message().to_owned())
+    }
+
+    #[test]
+    fn a_short_table_takes_the_defaults_and_a_resolved_one_reads_back() {
+        for text in [
+            "variant = 'standard'\nd_sae = 64",
+            "variant = 'topk'\nd_sae = 64\nk = 8",
+            "variant = 'batch_topk'\nd_sae = 64\nk = 8.5\nk_aux = 4",
+            "variant = 'matryoshka_batch_topk'\nd_sae = 64\nk = 8\nwidths = [16, 64]",
+            "variant = 'jumprelu'\nd_sae = 64",
+            "variant = 'jumprelu'\nd_sae = 64\npenalty = 'quadratic'\ntarget_l0 = 20",
+            "variant = 'jumprelu'\nd_sae = 64\npenalty = 'tanh'\nste_to_input = true",
+            "variant = 'gated'\nd_sae = 64\ntarget = 'blocks.1.hook_mlp_out'\nskip = true",
+        ] {
+            let spec = parse(text).unwrap();
+            spec.validate().unwrap();
+            let resolved = toml::to_string(&spec).unwrap();
+            assert_eq!(parse(&resolved).unwrap(), spec, "{resolved}");
+        }
+        let spec = parse("variant = 'topk'\nd_sae = 64\nk = 8").unwrap();
+        let Variant::TopK(topk) = &spec.variant else {
+            panic!("{spec:?}");
+        };
+        assert_eq!(
+            (topk.k, topk.rescale, topk.aux_coefficient),
+            (8.0, true, 1.0)
+        );
+    }
+
+    #[test]
+    fn keys_of_other_variants_and_unknown_ones_are_refused_by_name() {
+        for (text, key) in [
+            ("variant = 'standard'\nd_sae = 64\nk = 8", "`k`"),
+            ("variant = 'topk'\nd_sae = 64", "`k`"),
+            ("variant = 'topk'\nk = 8", "`d_sae`"),
+            ("d_sae = 64", "`variant`"),
+            ("variant = 'topk'\nd_sae = 64\nk = 8\nkk = 9", "`kk`"),
+            (
+                "variant = 'batch_topk'\nd_sae = 64\nk = 8\nwidths = [64]",
+                "`widths`",
+            ),
+            (
+                "variant = 'jumprelu'\nd_sae = 64\npenalty = 'quadratic'",
+                "`target_l0`",
+            ),
+            ("variant = 'toopk'\nd_sae = 64", "`toopk`"),
+        ] {
+            let message = parse(text).unwrap_err();
+            assert!(message.contains(key), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn impossible_values_name_their_key() {
+        for (text, key) in [
+            ("variant = 'topk'\nd_sae = 16\nk = 32", "k"),
+            ("variant = 'topk'\nd_sae = 16\nk = 0", "k"),
+            ("variant = 'topk'\nd_sae = 16\nk = 2.5", "k"),
+            ("variant = 'batch_topk'\nd_sae = 16\nk = nan", "k"),
+            ("variant = 'topk'\nd_sae = 0\nk = 2", "d_sae"),
+            ("variant = 'topk'\nd_sae = 16\nk = 2\nk_aux = 0", "k_aux"),
+            ("variant = 'gated'\nd_sae = 16\nskip = true", "skip"),
+            (
+                "variant = 'standard'\nd_sae = 16\nl1_coefficient = -1",
+                "l1_coefficient",
+            ),
+            (
+                "variant = 'matryoshka_batch_topk'\nd_sae = 16\nk = 2\nwidths = [8, 4, 16]",
+                "widths",
+            ),
+            (
+                "variant = 'matryoshka_batch_topk'\nd_sae = 16\nk = 2\nwidths = [4, 8]",
+                "widths",
+            ),
+            (
+                "variant = 'jumprelu'\nd_sae = 16\nbandwidth = 0",
+                "bandwidth",
+            ),
+        ] {
+            let error = parse(text).unwrap().validate().unwrap_err();
+            assert_eq!(error.about, key, "{text}: {error}");
+        }
+    }
+}

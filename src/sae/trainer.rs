@@ -337,9 +337,12 @@ impl<D: SaeOps> SaeTrainer<D> {
         let Memory { work, codes, .. } = &self.scratch;
         let codes = device.download_codes(&codes.main)?;
         let mut values = vec![D::Real::default(); codes.pre.len()];
-        device.read(work.values.get(), 0, &mut values)?;
         let mut out = vec![D::Real::default(); (codes.row_ptr.len() - 1) * self.dims.d_out];
-        device.read(work.out.get(), 0, &mut out)?;
+        // Before the first batch there are no codes, and nothing to read.
+        if !out.is_empty() {
+            device.read(work.values.get(), 0, &mut values)?;
+            device.read(work.out.get(), 0, &mut out)?;
+        }
         Ok(Outputs { codes, values, out })
     }
 
