@@ -1,7 +1,8 @@
 //! Matrix products of the CPU backend against the machine's peak: `cargo bench --bench products`.
 //!
 //! Every shape is timed next to a peak loop; the share of the peak is what to compare, since
-//! clocks and neighbours change from minute to minute.
+//! clocks and neighbours change from minute to minute. With the argument `one` a single
+//! thread works and its own processor time counts, which other processes disturb least.
 
 use backpropd::device::cpu::gemm::{PackedWeight, gemm};
 use backpropd::device::cpu::isa::Isa;
@@ -10,6 +11,7 @@ use backpropd::device::cpu::pool::Pool;
 use std::time::Instant;
 
 fn main() {
+    let one = std::env::args().any(|arg| arg == "one");
     let shapes = [
         (4096, 16384, 768),
         (4096, 768, 16384),
@@ -24,33 +26,64 @@ fn main() {
         (4096, 2304, 768),
     ];
     for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
-        let pool = Pool::with_isa(0, isa);
+        let pool = Pool::with_isa(usize::from(one), isa);
         println!("{isa}, {} threads", pool.threads());
         for (m, n, k) in shapes {
-            let fill = |len: usize| {
-                (0..len)
-                    .map(|i| (i % 17) as f32 / 17.0 - 0.5)
-                    .collect::<Vec<_>>()
-            };
-            let (a, w) = (fill(m * k), PackedWeight::new(&fill(n * k), n, k));
+            let (a, w) = (values(m * k), PackedWeight::new(&values(n * k), n, k));
             let mut out = vec![0.0; m * n];
             let flops = 2.0 * (m * n * k) as f64;
-            let repeats = ((6e10 / flops) as usize).clamp(3, 200);
-            let mut rates: Vec<f64> = (0..repeats)
+            let mut shares: Vec<(f64, f64)> = (0..((3e10 / flops) as usize).clamp(3, 100))
                 .map(|_| {
-                    let start = Instant::now();
+                    let start = Clock::now(one);
                     gemm(&pool, &a, m, &w, None, false, &mut out);
-                    flops / start.elapsed().as_secs_f64() / 1e9
+                    let rate = flops / start.seconds() / 1e9;
+                    let start = Clock::now(one);
+                    let peak = peak::flops(&pool, 1 << 18) / start.seconds() / 1e9;
+                    (rate / peak, rate)
                 })
                 .collect();
-            rates.sort_by(f64::total_cmp);
-            let peak = peak::gflops(&pool, 3);
-            let (median, best) = (rates[rates.len() / 2], rates[rates.len() - 1]);
+            shares.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let (share, rate) = shares[shares.len() / 2];
             println!(
-                "{m:>5} x {n:>5} x {k:>5}: median {median:6.1}, best {best:6.1} GFLOP/s of {peak:6.1}: {:5.1} % / {:5.1} %",
-                100.0 * median / peak,
-                100.0 * best / peak
+                "{m:>5} x {n:>5} x {k:>5}: {:5.1} % of the peak ({rate:5.1} GFLOP/s)",
+                100.0 * share
             );
         }
     }
+}
+
+fn values(len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect()
+}
+
+enum Clock {
+    Wall(Instant),
+    OnCpu(f64),
+}
+
+impl Clock {
+    fn now(on_cpu: bool) -> Self {
+        match on_cpu {
+            true => Self::OnCpu(on_cpu_seconds()),
+            false => Self::Wall(Instant::now()),
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        match self {
+            Self::Wall(start) => start.elapsed().as_secs_f64(),
+            Self::OnCpu(start) => on_cpu_seconds() - start,
+        }
+    }
+}
+
+/// Processor time of this thread, as Linux counts it.
+fn on_cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+    let nanoseconds: f64 = text
+        .split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .expect("a number");
+    nanoseconds / 1e9
 }

@@ -3,6 +3,7 @@
 //! `tests/data/sae-golden`, whatever their widths and settings.
 
 use backpropd::device::Real;
+use backpropd::device::cpu::Cpu;
 use backpropd::device::reference::Reference;
 use backpropd::device::sae::SaeOps;
 use backpropd::domain::schedule::StepSettings;
@@ -283,5 +284,12 @@ fn the_f64_reference_agrees_with_autograd() {
 fn the_f32_reference_agrees_with_autograd() {
     for golden in Golden::all() {
         check(&Reference::<f32>::new(), &golden, 1e-4);
+    }
+}
+
+#[test]
+fn the_cpu_agrees_with_autograd() {
+    for golden in Golden::all() {
+        check(&Cpu::new(2), &golden, 1e-4);
     }
 }

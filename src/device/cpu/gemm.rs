@@ -29,14 +29,18 @@ impl PackedWeight {
     /// Packs `w` [n, k], row-major.
     pub fn new(w: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(w.len(), n * k);
+        Self::of(View::rows(w, k), n, k)
+    }
+
+    /// Packs `w` [n, k] of any layout.
+    pub(super) fn of(w: View<'_>, n: usize, k: usize) -> Self {
         let mut data = Aligned::zeros(n.div_ceil(NR) * NR * k);
         let mut panels = &mut data[..];
         for (start, len) in groups(k) {
             for first in (0..n).step_by(NR) {
                 let panel;
                 (panel, panels) = panels.split_at_mut(len * NR);
-                let row = |i: usize| &w[(first + i) * k + start..][..len];
-                pack::panel_of::<NR>(row, NR.min(n - first), None, panel);
+                pack::panel::<NR>(w.skip_columns(start), first, NR.min(n - first), None, panel);
             }
         }
         Self { n, k, data }
@@ -73,13 +77,26 @@ pub fn gemm(
     accumulate: bool,
     out: &mut [f32],
 ) {
+    assert_eq!(a.len(), m * w.k);
+    product(pool, View::rows(a, w.k), m, w, bias, accumulate, out);
+}
+
+/// As [`gemm`], with `a` [m, k] of any layout.
+pub(super) fn product(
+    pool: &Pool,
+    a: View<'_>,
+    m: usize,
+    w: &PackedWeight,
+    bias: Option<&[f32]>,
+    accumulate: bool,
+    out: &mut [f32],
+) {
     let (n, k) = (w.n, w.k);
-    assert_eq!(a.len(), m * k);
     assert_eq!(out.len(), m * n);
     assert!(bias.is_none_or(|b| b.len() == n));
     for (start, len) in groups(k) {
         let group = &w.data[n.div_ceil(NR) * NR * start..][..n.div_ceil(NR) * NR * len];
-        let packed = pack_rows(pool, View::rows(&a[start.min(a.len())..], k), m, len, None);
+        let packed = pack_rows(pool, a.skip_columns(start), m, len, None);
         let first = start == 0;
         let store = Store {
             n,
@@ -87,7 +104,7 @@ pub fn gemm(
             add: accumulate || !first,
             out: Parts::new(out),
         };
-        product(pool, &packed, group, m, n, len, &store);
+        tiles(pool, &packed, group, m, n, len, &store);
     }
 }
 
@@ -152,7 +169,7 @@ impl Store<'_> {
 }
 
 /// All tiles of one group of k.
-fn product(pool: &Pool, a: &[f32], w: &[f32], m: usize, n: usize, k: usize, store: &Store<'_>) {
+fn tiles(pool: &Pool, a: &[f32], w: &[f32], m: usize, n: usize, k: usize, store: &Store<'_>) {
     let (rows, cols) = blocks(pool, m, n, k);
     let (row_blocks, col_blocks) = (m.div_ceil(rows * MR), n.div_ceil(cols * NR));
     pool.run(row_blocks * col_blocks, |task| {

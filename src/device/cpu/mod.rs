@@ -4,14 +4,28 @@
 //! Invariant: no result depends on the number of threads. Work is cut into tasks whose
 //! borders and inner order are functions of the shapes alone.
 
+mod batch;
+mod codes;
+mod edges;
+mod encode;
+mod filter;
+mod fit;
+mod gather;
 pub mod gemm;
 pub mod isa;
 pub mod lm;
 mod memory;
+mod outer;
 mod pack;
 pub mod peak;
 pub mod pool;
+mod sae;
+mod scan;
+mod select;
+mod simd;
+mod strips;
 mod tile;
+mod weights;
 
 use super::Device;
 use crate::domain::{Code, Error, Result};
@@ -36,15 +50,18 @@ impl Cpu {
     }
 }
 
+fn out_of_memory(bytes: usize) -> Error {
+    Error::new(
+        Code::OutOfMemory,
+        "cpu",
+        format_args!("{bytes} bytes could not be allocated"),
+    )
+}
+
 fn try_zeros<T: Clone + Default>(len: usize) -> Result<Vec<T>> {
     let mut data = Vec::new();
-    data.try_reserve_exact(len).map_err(|_| {
-        Error::new(
-            Code::OutOfMemory,
-            "cpu",
-            format_args!("{} bytes could not be allocated", len * size_of::<T>()),
-        )
-    })?;
+    data.try_reserve_exact(len)
+        .map_err(|_| out_of_memory(len.saturating_mul(size_of::<T>())))?;
     data.resize(len, T::default());
     Ok(data)
 }
@@ -55,7 +72,7 @@ impl Device for Cpu {
     type Ints = Vec<u32>;
 
     fn describe(&self) -> String {
-        format!("cpu ({} threads)", self.pool.threads())
+        format!("cpu ({} threads, {})", self.pool.threads(), self.pool.isa())
     }
 
     fn zeros(&self, len: usize) -> Result<Vec<f32>> {

@@ -27,6 +27,15 @@ impl<'a> View<'a> {
             col_step: rows,
         }
     }
+
+    /// The columns from `start` on.
+    pub fn skip_columns(self, start: usize) -> Self {
+        Self {
+            // An empty matrix has nothing to skip.
+            data: &self.data[(start * self.col_step).min(self.data.len())..],
+            ..self
+        }
+    }
 }
 
 /// Packs rows `first..first + count` of `m`, less `minus` [k] from each, as `[k][W]`; what

@@ -6,21 +6,24 @@ use std::time::Instant;
 use super::isa::Isa;
 use super::pool::Pool;
 
-/// GFLOP/s of a loop of independent fused multiply-adds in registers, on every thread of
-/// the pool at once, with the pool's instruction set; the median of `repeats`.
+/// Runs `steps` rounds of independent fused multiply-adds in registers on every thread of
+/// the pool, with the pool's instruction set; returns the number of operations.
 ///
-/// Take it in the same minute as what it is compared with: clocks and neighbours change.
+/// Time it in the same minute as what it is compared with: clocks and neighbours change.
+pub fn flops(pool: &Pool, steps: usize) -> f64 {
+    let tasks = pool.threads();
+    pool.run(tasks, |_| {
+        black_box(burn(pool.isa(), steps));
+    });
+    (2 * CHAINS * lanes(pool.isa()) * steps * tasks) as f64
+}
+
+/// The median rate of `repeats` such runs, in GFLOP/s.
 pub fn gflops(pool: &Pool, repeats: usize) -> f64 {
-    const STEPS: usize = 4_000_000;
     let mut rates: Vec<f64> = (0..repeats.max(1))
         .map(|_| {
             let start = Instant::now();
-            let tasks = pool.threads();
-            pool.run(tasks, |_| {
-                black_box(burn(pool.isa(), STEPS));
-            });
-            let flops = (2 * CHAINS * lanes(pool.isa()) * STEPS * tasks) as f64;
-            flops / start.elapsed().as_secs_f64() / 1e9
+            flops(pool, 1 << 21) / start.elapsed().as_secs_f64() / 1e9
         })
         .collect();
     rates.sort_by(f64::total_cmp);
