@@ -36,8 +36,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         _ => Path::new("."),
     };
     let fail = |e: std::io::Error| Error::write(path, &e);
+    // As any other new file: what the umask leaves.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
     let mut temp = tempfile::Builder::new()
         .prefix(".tmp-")
+        .permissions(mode)
         .tempfile_in(dir)
         .map_err(fail)?;
     temp.write_all(bytes).map_err(fail)?;

@@ -8,6 +8,14 @@ pub fn peak() -> Option<u64> {
     )
 }
 
+/// Memory of this process that is resident now, in bytes.
+pub fn resident() -> Option<u64> {
+    kib_field(
+        &std::fs::read_to_string("/proc/self/status").ok()?,
+        "VmRSS:",
+    )
+}
+
 /// Bytes that this process can still take without swapping: what the machine has, or what
 /// its control group allows, whichever is less.
 pub fn available() -> Option<u64> {
