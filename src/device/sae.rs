@@ -81,7 +81,7 @@ pub enum Select<'a, B, I> {
     TopK {
         /// Edges of each token.
         k: usize,
-        /// Factor of each latent [F], usually the decoder norm.
+        /// Factor of each latent \[F\], usually the decoder norm.
         scale: Option<&'a B>,
         /// Latents to choose from; all where `None`.
         among: Option<Among<'a, I>>,
@@ -96,7 +96,7 @@ pub enum Select<'a, B, I> {
     },
     /// Every p > `lower`_j (strictly). −∞ selects all of a latent, +∞ none.
     Above {
-        /// Bound of each latent [F].
+        /// Bound of each latent \[F\].
         lower: &'a B,
     },
 }
@@ -105,11 +105,11 @@ pub enum Select<'a, B, I> {
 pub struct Encode<'a, B> {
     /// Activations [B, d_in].
     pub x: Rows<'a, B>,
-    /// Subtracted from every row of `x` [d_in]: b_dec.
+    /// Subtracted from every row of `x` \[d_in\]: b_dec.
     pub center: Option<&'a B>,
     /// Encoder [d_sae, d_in].
     pub w_enc: &'a B,
-    /// Encoder bias [d_sae].
+    /// Encoder bias \[d_sae\].
     pub b_enc: &'a B,
     /// Width of the activations.
     pub d_in: usize,
@@ -129,7 +129,7 @@ pub struct Pick<'a, D: SaeOps + ?Sized> {
 pub enum Base<'a, B> {
     /// Nothing.
     Zero,
-    /// The same row for each token [d_out]: b_dec.
+    /// The same row for each token \[d_out\]: b_dec.
     Row(&'a B),
     /// A row for each token [B, d_out]: b_dec + the skip connection.
     Rows(&'a B),
@@ -213,7 +213,7 @@ pub struct Reconstruction<'a, B> {
     pub out: Option<&'a mut B>,
     /// G [M, B, d_out], one block a prefix.
     pub grad: &'a mut B,
-    /// da of each edge, also of those whose value is 0: G_group(latent)[token]·w_dec[latent].
+    /// da of each edge, also of those whose value is 0: G_group(latent)\[token\]·w_dec\[latent\].
     pub dots: &'a mut B,
 }
 
@@ -228,7 +228,7 @@ pub struct OuterGrad<'a, D: SaeOps + ?Sized> {
     pub rows: Rows<'a, D::Buf>,
     /// The prefixes of G; empty where `rows` is one block.
     pub prefixes: &'a [Prefix],
-    /// Subtracted from every row [d].
+    /// Subtracted from every row \[d\].
     pub center: Option<&'a D::Buf>,
     /// Width of the rows.
     pub d: usize,
@@ -330,7 +330,7 @@ pub trait SaeOps: Device {
     ) -> Result<Vec<f64>>;
     /// See [`OuterGrad`]; `out` is [d_sae, d].
     fn outer_grad(&self, work: &OuterGrad<'_, Self>, out: &mut Self::Buf) -> Result<()>;
-    /// out[j] = Σ over the edges of latent j of `values` [d_sae].
+    /// out\[j\] = Σ over the edges of latent j of `values` \[d_sae\].
     fn latent_sums(
         &self,
         codes: &Self::Codes,
@@ -338,7 +338,7 @@ pub trait SaeOps: Device {
         out: &mut Self::Buf,
         accumulate: bool,
     ) -> Result<()>;
-    /// counts[j] += number of edges of latent j with a value > 0 (saturating).
+    /// counts\[j\] += number of edges of latent j with a value > 0 (saturating).
     fn count_fired(
         &self,
         codes: &Self::Codes,
@@ -346,7 +346,7 @@ pub trait SaeOps: Device {
         counts: &mut Self::Ints,
     ) -> Result<()>;
 
-    /// out[c] = Σ_b rows[b, c], width d.
+    /// out\[c\] = Σ_b rows[b, c], width d.
     fn column_sums(
         &self,
         rows: Rows<'_, Self::Buf>,
@@ -354,7 +354,7 @@ pub trait SaeOps: Device {
         out: &mut Self::Buf,
         accumulate: bool,
     ) -> Result<()>;
-    /// Σ_b ‖rows[b] − mean row‖², the variance that a reconstruction explains part of.
+    /// Σ_b ‖rows\[b\] − mean row‖², the variance that a reconstruction explains part of.
     fn spread(&self, rows: Rows<'_, Self::Buf>, d: usize) -> Result<f64>;
     /// out = factor·rows, width d.
     fn scaled(
@@ -385,7 +385,7 @@ pub trait SaeOps: Device {
         accumulate: bool,
     ) -> Result<()>;
 
-    /// out[c] += factor·Σ_j v_j·w[j, c], with v [rows], w [rows, d].
+    /// out\[c\] += factor·Σ_j v_j·w[j, c], with v \[rows\], w [rows, d].
     fn add_matvec_t(
         &self,
         w: &Self::Buf,
@@ -395,9 +395,9 @@ pub trait SaeOps: Device {
         factor: f64,
         out: &mut Self::Buf,
     ) -> Result<()>;
-    /// out[j] = ‖w[j]‖, w [rows, d].
+    /// out\[j\] = ‖w\[j\]‖, w [rows, d].
     fn row_norms(&self, w: &Self::Buf, rows: usize, d: usize, out: &mut Self::Buf) -> Result<()>;
-    /// grad[j] += v_j·w[j]/max(‖w[j]‖, 1e-12): the gradient of Σ v_j·‖w_j‖.
+    /// grad\[j\] += v_j·w\[j\]/max(‖w\[j\]‖, 1e-12): the gradient of Σ v_j·‖w_j‖.
     fn add_norm_grad(
         &self,
         w: &Self::Buf,
@@ -406,9 +406,9 @@ pub trait SaeOps: Device {
         v: &Self::Buf,
         grad: &mut Self::Buf,
     ) -> Result<()>;
-    /// w[j] ← w[j]/‖w[j]‖; a row of zeros stays.
+    /// w\[j\] ← w\[j\]/‖w\[j\]‖; a row of zeros stays.
     fn normalize_rows(&self, w: &mut Self::Buf, rows: usize, d: usize) -> Result<()>;
-    /// grad[j] ← its part orthogonal to w[j]; unchanged where w[j] is zero.
+    /// grad\[j\] ← its part orthogonal to w\[j\]; unchanged where w\[j\] is zero.
     fn project_rows(
         &self,
         w: &Self::Buf,

@@ -1,7 +1,7 @@
 //! The trained SAE in the model's own units, with decoder rows of length 1: what is
 //! evaluated and exported.
 //!
-//! With factors s_x, s_y of the activations and n_j = ‖w_dec[j]‖/s_y, in this order:
+//! With factors s_x, s_y of the activations and n_j = ‖w_dec\[j\]‖/s_y, in this order:
 //! W_enc·s_x, W_dec/s_y, b_dec/s_y, W_skip·s_x/s_y; then row by row W_enc·n, b_enc·n,
 //! W_dec/n, thresholds·n. Reconstructions stay what they were (in the model's units), and
 //! activations become p·n_j.
@@ -23,11 +23,11 @@ pub struct Folded {
     pub dims: Dims,
     /// Encoder [d_sae, d_in].
     pub w_enc: Vec<f32>,
-    /// Encoder bias [d_sae]; the gate's bias of a gated SAE.
+    /// Encoder bias \[d_sae\]; the gate's bias of a gated SAE.
     pub b_enc: Vec<f32>,
     /// Decoder [d_sae, d_out].
     pub w_dec: Vec<f32>,
-    /// Decoder bias [d_out].
+    /// Decoder bias \[d_out\].
     pub b_dec: Vec<f32>,
     /// Skip connection [d_out, d_in].
     pub w_skip: Option<Vec<f32>>,
@@ -56,14 +56,14 @@ pub enum Activation {
     },
     /// a = p where p > threshold_j, else 0.
     Jump {
-        /// [d_sae].
+        /// \[d_sae\].
         threshold: Vec<f32>,
     },
     /// a = max((p − b_enc)·e^r_mag + b_mag, 0) where p > 0, else 0.
     Gated {
-        /// [d_sae].
+        /// \[d_sae\].
         r_mag: Vec<f32>,
-        /// [d_sae].
+        /// \[d_sae\].
         b_mag: Vec<f32>,
     },
 }

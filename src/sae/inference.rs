@@ -22,6 +22,7 @@ pub struct Inference<D: SaeOps> {
     codes: D::Codes,
     values: Scratch<D::Buf>,
     base: Scratch<D::Buf>,
+    fired: D::Ints,
 }
 
 enum Choice<B> {
@@ -67,6 +68,7 @@ impl<D: SaeOps> Inference<D> {
             codes: device.new_codes(),
             values,
             base: Scratch::new(),
+            fired: device.zero_ints(d_sae)?,
         })
     }
 
@@ -144,6 +146,32 @@ impl<D: SaeOps> Inference<D> {
             },
         };
         device.decode(&work, out)
+    }
+
+    /// x̂ [rows, d_out] of `x` [rows, d_in] on the host; adds to `fired` how often each
+    /// latent fired, and returns the number of active (token, latent) pairs.
+    ///
+    /// # Errors
+    /// `out-of-memory`.
+    pub fn reconstruct(
+        &mut self,
+        device: &D,
+        x: &[D::Real],
+        rows: usize,
+        fired: &mut [u64],
+    ) -> Result<(Vec<D::Real>, u64)> {
+        let x = device.upload(x)?;
+        let mut out = device.zeros(rows * self.dims.d_out)?;
+        let active = self.encode(device, Rows::of(&x, rows))?;
+        self.decode(device, Rows::of(&x, rows), &mut out)?;
+        let mut counts = vec![0; self.dims.d_sae];
+        device.write_ints(&mut self.fired, 0, &counts)?;
+        device.count_fired(&self.codes, self.values.get(), &mut self.fired)?;
+        device.read_ints(&self.fired, 0, &mut counts)?;
+        for (total, count) in fired.iter_mut().zip(counts) {
+            *total += u64::from(count);
+        }
+        Ok((device.download(&out)?, active))
     }
 }
 

@@ -19,17 +19,17 @@ pub struct Dims {
 pub enum Name {
     /// Encoder [d_sae, d_in].
     WEnc,
-    /// Encoder bias [d_sae]; the gate's bias of a gated SAE.
+    /// Encoder bias \[d_sae\]; the gate's bias of a gated SAE.
     BEnc,
     /// Decoder [d_sae, d_out].
     WDec,
-    /// Decoder bias [d_out].
+    /// Decoder bias \[d_out\].
     BDec,
-    /// JumpReLU thresholds [d_sae].
+    /// JumpReLU thresholds \[d_sae\].
     Threshold,
-    /// Logarithm of the magnitude's gain of a gated SAE [d_sae].
+    /// Logarithm of the magnitude's gain of a gated SAE \[d_sae\].
     RMag,
-    /// Bias of the magnitude of a gated SAE [d_sae].
+    /// Bias of the magnitude of a gated SAE \[d_sae\].
     BMag,
     /// Skip connection [d_out, d_in].
     WSkip,

@@ -1,6 +1,6 @@
 //! What an SAE is: the variant, its settings and how it starts.
 //!
-//! In `run.toml` all of it is the flat `[sae]` table, see [`super::table`].
+//! In `run.toml` all of it is the flat `[sae]` table (`table.rs`).
 
 use super::table::Table;
 use crate::domain::{Code, Error, Result};

@@ -10,7 +10,7 @@ use super::step::{Dead, Losses, Pass, Results};
 use super::work::{CodeSets, Scratch, Work};
 use crate::device::sae::{HostCodes, Rows, SaeOps};
 use crate::domain::schedule::StepSettings;
-use crate::domain::{Code, Result};
+use crate::domain::{Code, Error, Result};
 use std::collections::BTreeMap;
 
 /// Weight of a new observation in the running mean of BatchTopK's threshold.
@@ -131,6 +131,10 @@ impl<D: SaeOps> SaeTrainer<D> {
     ) -> Result<Self> {
         spec.validate()?;
         optim.validate()?;
+        if spec.target.is_none() && d_in != d_out {
+            let message = format_args!("activations of width {d_in} and {d_out} need a target");
+            return Err(Error::new(Code::ConfigInvalid, "target", message));
+        }
         let d_sae = spec.d_sae;
         let dims = Dims { d_in, d_out, d_sae };
         let target = sample.target.unwrap_or(sample.x);
@@ -289,6 +293,7 @@ impl<D: SaeOps> SaeTrainer<D> {
         micro: usize,
         settings: &StepSettings,
     ) -> Result<Losses> {
+        let target = self.target_of(batch)?;
         let dead = self.upload_dead(device)?;
         let token_errors = self.resamples_next() && dead > 0;
         let memory = &mut self.scratch;
@@ -296,7 +301,7 @@ impl<D: SaeOps> SaeTrainer<D> {
         let scaled = |rows, d, factor, out| in_training_units(device, rows, d, factor, out);
         let x = Rows::of(batch.x, tokens);
         let x = scaled(x, d_in, self.scales[0], &mut memory.x)?;
-        let y = match batch.target.filter(|_| self.spec.target.is_some()) {
+        let y = match target {
             Some(target) => {
                 let y = Rows::of(target, tokens);
                 scaled(y, d_out, self.scales[1], &mut memory.target)?
@@ -363,10 +368,21 @@ impl<D: SaeOps> SaeTrainer<D> {
         Ok(list.len())
     }
 
+    /// What a transcoder reconstructs.
+    fn target_of<'a>(&self, batch: &Batch<'a, D::Buf>) -> Result<Option<&'a D::Buf>> {
+        let wrong = |message| Err(Error::new(Code::Internal, "batch", message));
+        match (self.spec.target.is_some(), batch.target) {
+            _ if batch.tokens == 0 => wrong("it has no tokens"),
+            (true, None) => wrong("a transcoder needs activations to reconstruct"),
+            (true, target) => Ok(target),
+            (false, _) => Ok(None),
+        }
+    }
+
     /// Variance of what is to be reconstructed; not finite where any activation is.
     fn spread(&self, device: &D, batch: &Batch<'_, D::Buf>) -> Result<f64> {
         let input = device.spread(Rows::of(batch.x, batch.tokens), self.dims.d_in)?;
-        match batch.target.filter(|_| self.spec.target.is_some()) {
+        match self.target_of(batch)? {
             Some(target) if input.is_finite() => {
                 device.spread(Rows::of(target, batch.tokens), self.dims.d_out)
             }

@@ -13,7 +13,7 @@ pub enum Rule<'a, B> {
     /// a = p·1\[p > θ_j\] (Rajamanoharan et al. 2024b). Its derivative by θ is estimated by
     /// a rectangle of width `bandwidth`: R = 1\[|p − θ| < bandwidth/2\].
     Jump {
-        /// θ [F].
+        /// θ \[F\].
         threshold: &'a B,
         /// ε.
         bandwidth: f64,
@@ -24,11 +24,11 @@ pub enum Rule<'a, B> {
     /// p = π is open: a = max((p − b_gate)·e^r_mag + b_mag, 0). The gradient by p is that
     /// by the product xc·w_enc, which both paths share.
     Magnitude {
-        /// Bias of the gate [F].
+        /// Bias of the gate \[F\].
         b_gate: &'a B,
-        /// Logarithm of the magnitude's gain [F].
+        /// Logarithm of the magnitude's gain \[F\].
         r_mag: &'a B,
-        /// Bias of the magnitude [F].
+        /// Bias of the magnitude \[F\].
         b_mag: &'a B,
     },
 }
@@ -41,7 +41,7 @@ pub enum Penalty<'a, B> {
     L1 {
         /// λ/B.
         weight: f64,
-        /// n_j = ‖w_dec[j]‖ [F].
+        /// n_j = ‖w_dec\[j\]‖ \[F\].
         norms: &'a B,
     },
     /// weight·Σ_b L0_b, with L0_b the edges of token b above θ. Only with `Rule::Jump`.
@@ -62,7 +62,7 @@ pub enum Penalty<'a, B> {
         weight: f64,
         /// Slope at 0.
         scale: f64,
-        /// n_j [F].
+        /// n_j \[F\].
         norms: &'a B,
     },
 }
@@ -72,9 +72,9 @@ pub enum Penalty<'a, B> {
 pub struct PreAct<'a, B, I> {
     /// c₀/B.
     pub weight: f64,
-    /// n_j [F].
+    /// n_j \[F\].
     pub norms: &'a B,
-    /// 1 where the latent is dead [F].
+    /// 1 where the latent is dead \[F\].
     pub dead: &'a I,
 }
 

@@ -1,6 +1,6 @@
 //! Forward and backward of one batch.
 //!
-//! Notation: p = (x − b_dec)·W_encᵀ + b_enc, x̂ = a·W_dec + b_dec, n_j = ‖w_dec[j]‖, B
+//! Notation: p = (x − b_dec)·W_encᵀ + b_enc, x̂ = a·W_dec + b_dec, n_j = ‖w_dec\[j\]‖, B
 //! tokens in the batch; transcoders do not subtract b_dec from x. Losses are sums over the
 //! width and means over the batch.
 //!
@@ -46,7 +46,7 @@ pub struct Dead<'a, I> {
     pub list: &'a I,
     /// How many.
     pub count: usize,
-    /// 1 for dead ones [d_sae].
+    /// 1 for dead ones \[d_sae\].
     pub flags: &'a I,
 }
 
@@ -56,7 +56,7 @@ pub struct Results<'a, D: SaeOps> {
     pub work: &'a mut Work<D>,
     /// Gradients; overwritten.
     pub grads: &'a mut Params<D::Buf>,
-    /// How often each latent fired [d_sae]; added to.
+    /// How often each latent fired \[d_sae\]; added to.
     pub fired: &'a mut D::Ints,
     /// Losses and counts; added to.
     pub losses: Losses,

@@ -1,5 +1,4 @@
 use super::*;
-use crate::device::sae::Rows;
 use crate::sae::spec::Normalize;
 use crate::sae::{Activation, Inference};
 
@@ -49,10 +48,11 @@ fn both(mut spec: SaeSpec, transcoder: bool, rescale: bool) {
         assert!(keeps_norms || (norm(row) - 1.0).abs() < 1e-5);
     }
     let mut inference = Inference::new(&device, &folded).unwrap();
-    let rows = Rows::of(&x, TOKENS);
-    let active = inference.encode(&device, rows).unwrap();
-    let mut out = vec![0.0; TOKENS * d_out];
-    inference.decode(&device, rows, &mut out).unwrap();
+    let mut fired = vec![0; F];
+    let (out, active) = inference
+        .reconstruct(&device, &x, TOKENS, &mut fired)
+        .unwrap();
+    assert_eq!(fired.iter().sum::<u64>(), active);
 
     if let Activation::BatchTopK { threshold, .. } = &folded.activation {
         // Outside a batch, a threshold stands in for the choice.
