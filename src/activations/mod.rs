@@ -13,6 +13,7 @@
 pub mod cache;
 mod capture;
 mod live;
+mod model;
 mod permutation;
 mod scripted;
 mod settings;
@@ -23,6 +24,7 @@ mod tests;
 pub use cache::CachedSource;
 pub use capture::{Capture, Contexts, Site};
 pub use live::{Live, Order};
+pub use model::{LmCapture, model_hash};
 pub use permutation::Permutation;
 pub use scripted::Scripted;
 pub use settings::{ActivationSettings, CacheDtype};

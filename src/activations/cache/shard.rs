@@ -9,7 +9,6 @@ use half::{bf16, f16};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 /// Bytes of data that have a checksum of their own in the header, to tell where a damaged
@@ -190,16 +189,11 @@ fn hash_file(path: &Path) -> Result<(u64, String)> {
         std::io::ErrorKind::NotFound => corrupt(path, "the shard is missing".into()),
         _ => Error::read(path, &e),
     };
-    let mut file = File::open(path).map_err(fail)?;
-    let (mut hasher, mut block, mut length) = (blake3::Hasher::new(), vec![0; BLOCK], 0);
-    loop {
-        let n = file.read(&mut block).map_err(fail)?;
-        if n == 0 {
-            return Ok((length, hasher.finalize().to_hex().to_string()));
-        }
-        hasher.update(&block[..n]);
-        length += n as u64;
-    }
+    let mut hasher = blake3::Hasher::new();
+    File::open(path)
+        .and_then(|file| hasher.update_reader(file).map(drop))
+        .map_err(fail)?;
+    Ok((hasher.count(), hasher.finalize().to_hex().to_string()))
 }
 
 /// The first byte of the first block that is not what was written; 0 where the header itself

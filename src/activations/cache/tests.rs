@@ -407,7 +407,7 @@ fn a_shard_of_wrong_content_under_a_right_checksum_is_refused() {
     assert!(dtype.contains("F16") && dtype.contains("F32"), "{dtype}");
     let name = swap(&[site("a", 3), site("b", 2)], CacheDtype::F32, 12, 0.5);
     assert!(name.contains("missing"), "{name}");
-    let nan = swap(&sites(), CacheDtype::F32, 12, 0.0 / 0.0);
+    let nan = swap(&sites(), CacheDtype::F32, 12, f32::NAN);
     let header = std::fs::metadata(&path).unwrap().len() - 12 * 5 * 4;
     assert!(
         nan.contains(&format!("at byte {header} is not finite")),
