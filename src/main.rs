@@ -1,3 +1,5 @@
 //! The `backpropd` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    backpropd::cli::main()
+}

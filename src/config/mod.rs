@@ -1,3 +1,8 @@
 //! `run.toml` to validated types; errors name file, line and key.
 
-pub mod file;
+mod file;
+mod run;
+
+pub use run::{
+    CheckpointTable, DeviceName, EvalTable, ModelTable, NonFinitePolicy, RunConfig, TrainingTable,
+};

@@ -1,1 +1,61 @@
-//! The run loop.
+//! The run loop: builds the pipeline, answers commands, emits facts.
+//!
+//! [`run`] is the whole of a worker, in the foreground or in a process of its own. It
+//! speaks through a [`link::WorkerLink`] and through the run's folder, and nothing else.
+
+mod context;
+mod estimate;
+mod export;
+mod finish;
+mod folder;
+pub mod link;
+mod metrics;
+mod pipeline;
+mod prepare;
+mod same_run;
+mod site;
+mod state;
+mod train;
+
+use crate::config::{DeviceName, RunConfig};
+use crate::device::cpu::Cpu;
+use crate::domain::{Code, Error, Result};
+use crate::protocol::Fact;
+use context::Context;
+use link::WorkerLink;
+
+/// What a worker is to do.
+pub struct Job {
+    /// The run, validated.
+    pub config: RunConfig,
+    /// Where to compute.
+    pub device: DeviceName,
+    /// Threads of the CPU device; 0 means one a core.
+    pub threads: usize,
+    /// Whether to go on from the run folder's newest valid checkpoint.
+    pub resume: bool,
+}
+
+/// Runs `job` to its end. The last fact says how it ended, also where this returns an
+/// error.
+///
+/// # Errors
+/// Whatever ended the run; see the codes in the README.
+pub fn run(job: Job, link: &WorkerLink) -> Result<()> {
+    let mut context = Context::new(link);
+    let result = match job.device {
+        DeviceName::Auto | DeviceName::Cpu => {
+            train::train(&Cpu::new(job.threads), &job, &mut context)
+        }
+        DeviceName::Cuda => Err(Error::new(
+            Code::DeviceUnavailable,
+            "cuda",
+            "this version has no GPU kernels yet",
+        )
+        .hint("use --device cpu or --device auto")),
+    };
+    if let Err(error) = &result {
+        link.send(Fact::failed(context.step, error));
+    }
+    result
+}

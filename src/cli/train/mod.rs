@@ -1,0 +1,182 @@
+//! `backpropd train RUN.toml`: one run in the foreground, no daemon needed.
+
+mod screen;
+mod summary;
+
+use crate::config::{DeviceName, RunConfig};
+use crate::domain::{Code, Error, Result};
+use crate::protocol::{Command, Ending, Fact};
+use crate::worker::{
+    self, Job,
+    link::{Listener, Next, link},
+};
+use clap::Args;
+use screen::{Mode, Screen};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::Duration;
+
+/// Train the autoencoders that a run.toml describes
+#[derive(Args)]
+#[command(
+    after_help = "Ctrl-C (SIGINT), SIGTERM and SIGHUP save a checkpoint and end the run with \
+                        exit status 130, 143 or 129; go on with --resume. A second one ends it at \
+                        once."
+)]
+pub struct TrainArgs {
+    /// The run: model, hook points, text, autoencoder, training
+    run: PathBuf,
+    /// Where to compute: auto takes the best there is
+    #[arg(long, value_enum, default_value_t = DeviceName::Auto)]
+    device: DeviceName,
+    /// Threads of the CPU device; 0 means one a core. Results do not depend on it
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// The run folder; replaces `output` of run.toml
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Go on from the newest valid checkpoint of the run folder
+    #[arg(long)]
+    resume: bool,
+    /// Replace a value of run.toml, e.g. --set sae.k=64; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Print nothing but warnings and errors
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
+    /// Print every event as one line of JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn train(args: TrainArgs) -> Result<ExitCode> {
+    let mut config = RunConfig::read(&args.run, &args.overrides)?;
+    if let Some(out) = args.out {
+        config.output = out;
+    }
+    let mode = match (args.quiet, args.json) {
+        (true, _) => Mode::Quiet,
+        (_, true) => Mode::Json,
+        _ => Mode::Person,
+    };
+    let (worker, listener) = link(&config.name);
+    let signals = Signals::catch(&listener)?;
+    let job = Job {
+        config,
+        device: args.device,
+        threads: args.threads,
+        resume: args.resume,
+    };
+    let thread = std::thread::Builder::new()
+        .name("worker".into())
+        .spawn(move || worker::run(job, &worker))
+        .map_err(|e| Error::new(Code::Internal, "worker", e))?;
+    let mut screen = Screen::new(mode);
+    let ended = watch(&listener, &mut screen, &signals);
+    screen.clear();
+    let dropped = listener.dropped();
+    if dropped > 0 {
+        screen.line(&format!(
+            "warning: {dropped} events were not shown in time and were dropped"
+        ));
+    }
+    let result = thread.join().map_err(|_| {
+        Error::new(
+            Code::Internal,
+            "worker",
+            "panicked; the message stands above",
+        )
+        .hint("the last checkpoint is intact: go on with --resume")
+    })?;
+    result?;
+    match ended {
+        Some(Ended::Completed(ending, validation)) => {
+            if mode == Mode::Person {
+                summary::print(&ending, validation.as_ref());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Ended::Stopped(ending)) => {
+            if mode == Mode::Person {
+                summary::print_stopped(&ending);
+            }
+            Ok(signals.exit_code())
+        }
+        None => Err(Error::new(
+            Code::Internal,
+            "worker",
+            "ended without a last event",
+        )),
+    }
+}
+
+enum Ended {
+    Completed(Ending, Option<crate::protocol::Validation>),
+    Stopped(Ending),
+}
+
+fn watch(listener: &Listener, screen: &mut Screen, signals: &Signals) -> Option<Ended> {
+    let (mut ended, mut validation) = (None, None);
+    loop {
+        let frame = match listener.next(Duration::from_millis(200)) {
+            Next::Frame(frame) => frame,
+            Next::Nothing => continue,
+            Next::Closed => return ended,
+        };
+        screen.show(&frame);
+        match frame.fact {
+            Fact::RunStarted { .. } => signals.training.store(true, Ordering::SeqCst),
+            Fact::Validation(v) => validation = Some(v),
+            Fact::RunCompleted(ending) => ended = Some(Ended::Completed(ending, validation.take())),
+            Fact::Stopped(ending) | Fact::Aborted(ending) => ended = Some(Ended::Stopped(ending)),
+            _ => {}
+        }
+    }
+}
+
+/// SIGINT, SIGTERM and SIGHUP as a `Stop` command.
+struct Signals {
+    first: Arc<AtomicI32>,
+    training: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn catch(listener: &Listener) -> Result<Self> {
+        let this = Self {
+            first: Arc::default(),
+            training: Arc::default(),
+        };
+        let (first, training) = (this.first.clone(), this.training.clone());
+        let listener = listener.clone();
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
+            .map_err(|e| Error::new(Code::Internal, "signals", e))?;
+        let act = move || {
+            for signal in signals.forever() {
+                let again = first.swap(signal, Ordering::SeqCst) != 0;
+                // Before the first step there is nothing to save, and caches are written
+                // under temporary names.
+                if again || !training.load(Ordering::SeqCst) {
+                    signal_hook::low_level::exit(128 + signal);
+                }
+                listener.command(Command::Stop);
+            }
+        };
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(act)
+            .map_err(|e| Error::new(Code::Internal, "signals", e))?;
+        Ok(this)
+    }
+
+    /// 128 + the signal that stopped the run; 0 where none did.
+    fn exit_code(&self) -> ExitCode {
+        match self.first.load(Ordering::SeqCst) {
+            0 => ExitCode::SUCCESS,
+            signal => ExitCode::from(128 + signal.clamp(0, 127) as u8),
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! The run loop: step, measure, save, obey.
+
+use super::Job;
+use super::context::{Context, Wish};
+use super::estimate::Estimate;
+use super::finish;
+use super::folder::RunFolder;
+use super::metrics::{self, Metrics};
+use super::pipeline::Pipeline;
+use super::prepare::Prepared;
+use super::site::{Site, Stepped};
+use super::state::{self, State};
+use crate::config::NonFinitePolicy;
+use crate::device::lm::LmOps;
+use crate::device::sae::SaeOps;
+use crate::domain::micro_batch::{AfterOom, MicroBatch};
+use crate::domain::{Code, Error, Result};
+use crate::lm::Lm;
+use crate::protocol::{Ending, Fact, OutOfMemory, SiteStep, Stage, Step, Validation};
+use crate::system::memory;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// Prepares `job`, trains it to its end, and says how it ended.
+///
+/// # Errors
+/// Whatever ended the run.
+pub fn train<D>(device: &D, job: &Job, context: &mut Context<'_>) -> Result<()>
+where
+    D: SaeOps<Real = f32> + LmOps,
+{
+    let prepared = Prepared::new(job, context)?;
+    context.progress(Stage::LoadingModel, 0, Some(1))?;
+    let lm = Mutex::new(Lm::load(device, &job.config.model.path)?);
+    context.progress(Stage::LoadingModel, 1, Some(1))?;
+    let pipeline = Pipeline::new(device, &lm, job, &prepared, context)?;
+    let mut run = Run::begin(device, job, prepared, pipeline, context)?;
+    match run.steps(context)? {
+        Wish::Abort => context.send(Fact::Aborted(run.ending(context))),
+        Wish::Stop => context.send(Fact::Stopped(run.ending(context))),
+        Wish::Continue | Wish::Checkpoint => {
+            finish::finish(&mut run, context)?;
+            context.send(Fact::RunCompleted(run.ending(context)));
+        }
+    }
+    Ok(())
+}
+
+/// A run under way.
+pub struct Run<'a, D: SaeOps<Real = f32> + LmOps> {
+    pub(super) device: &'a D,
+    pub(super) job: &'a Job,
+    pub(super) folder: RunFolder,
+    pub(super) estimate: Estimate,
+    pub(super) sites: Vec<Site<D>>,
+    pub(super) state: State,
+    pub(super) steps: u64,
+    /// The last measures.
+    pub(super) validation: Option<Validation>,
+    pipeline: Pipeline<'a, D>,
+    metrics: Metrics,
+    epoch_tokens: u64,
+    micro: MicroBatch,
+    checkpoint: Option<PathBuf>,
+    saved_at: Option<u64>,
+    /// The batch on the host and on the device.
+    host: Vec<Vec<f32>>,
+    batch: Vec<D::Buf>,
+    last_step: Instant,
+}
+
+impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
+    fn begin(
+        device: &'a D,
+        job: &'a Job,
+        prepared: Prepared,
+        mut pipeline: Pipeline<'a, D>,
+        context: &mut Context<'_>,
+    ) -> Result<Self> {
+        let Prepared {
+            folder,
+            start,
+            tokens,
+            captured,
+            estimate,
+            ..
+        } = prepared;
+        let training = &job.config.training;
+        let epoch_tokens = pipeline.source.rows_per_epoch();
+        let steps = training.total_steps(epoch_tokens);
+        job.config.schedule.validate(steps).map_err(|e| Error {
+            about: format!("schedule.{}", e.about),
+            ..e
+        })?;
+        let mut sites = pipeline.sites(start.is_none(), context)?;
+        let state = match &start {
+            None => State {
+                step: 0,
+                skipped: 0,
+                micro_batch: training.micro_batch_size,
+                cursor: pipeline.source.cursor(),
+                data: tokens.key().to_owned(),
+                loss: None,
+            },
+            Some(start) => {
+                let state = state::restore(device, &mut sites, &start.checkpoint)?;
+                state.check_data(tokens.key(), &start.checkpoint)?;
+                pipeline.source.seek(&state.cursor)?;
+                state
+            }
+        };
+        let checkpoint = start.map(|s| s.checkpoint.path().to_owned());
+        let metrics = Metrics::open(&folder.path, state.step)?;
+        let buffer =
+            |site: &crate::activations::Site| device.zeros(training.batch_size * site.d_in);
+        context.step = state.step;
+        context.send(Fact::RunStarted {
+            step: state.step,
+            steps,
+            epoch_tokens,
+            device: device.describe(),
+            folder: folder.path.clone(),
+            resumed_from: checkpoint.clone(),
+        });
+        Ok(Self {
+            device,
+            job,
+            host: pipeline.batch(),
+            batch: captured.iter().map(buffer).collect::<Result<_>>()?,
+            validation: metrics::last_validation(&folder.path)?,
+            folder,
+            estimate,
+            sites,
+            micro: MicroBatch::new(training.batch_size, state.micro_batch),
+            saved_at: checkpoint.is_some().then_some(state.step),
+            state,
+            steps,
+            pipeline,
+            metrics,
+            epoch_tokens,
+            checkpoint,
+            last_step: Instant::now(),
+        })
+    }
+
+    /// Runs the steps that are left.
+    fn steps(&mut self, context: &mut Context<'_>) -> Result<Wish> {
+        loop {
+            let wish = context.obey();
+            if wish == Wish::Abort {
+                return Ok(wish);
+            }
+            if wish == Wish::Stop || wish == Wish::Checkpoint {
+                self.save(context)?;
+            }
+            if wish == Wish::Stop || self.state.step >= self.steps {
+                return Ok(wish);
+            }
+            self.step(context)?;
+            let due = |every: u64| every > 0 && self.state.step.is_multiple_of(every);
+            let (measure, save) = (
+                due(self.job.config.eval.every),
+                due(self.job.config.checkpoints.every),
+            );
+            if measure {
+                self.measure(context)?;
+            }
+            if save {
+                self.save(context)?;
+            }
+        }
+    }
+
+    fn step(&mut self, context: &mut Context<'_>) -> Result<()> {
+        let config = &self.job.config;
+        let number = self.state.step + 1;
+        let settings = config
+            .schedule
+            .at(number, self.steps, config.optimizer.lr, config.sae.k());
+        self.pipeline.source.next_batch(&mut self.host)?;
+        for (buf, host) in self.batch.iter_mut().zip(&self.host) {
+            self.device.write(buf, 0, host)?;
+        }
+        let mut measured = Vec::new();
+        let mut skipped = false;
+        for index in 0..self.sites.len() {
+            let stepped = loop {
+                let site = &mut self.sites[index];
+                let tokens = config.training.batch_size;
+                match site.step(
+                    self.device,
+                    &self.batch,
+                    tokens,
+                    self.micro.size(),
+                    &settings,
+                ) {
+                    Ok(stepped) => break stepped,
+                    Err(e) if e.code == Code::OutOfMemory => self.shrink(number, e, context)?,
+                    Err(e) => return Err(e),
+                }
+            };
+            match stepped {
+                Stepped::Done(site) => measured.push(site),
+                Stepped::NonFinite(what) => {
+                    self.non_finite(number, index, what, context)?;
+                    skipped = true;
+                }
+            }
+        }
+        self.micro.succeeded();
+        self.state.micro_batch = self.micro.size();
+        self.state.step = number;
+        context.step = number;
+        self.state.skipped += u64::from(skipped);
+        self.state.cursor = self.pipeline.source.cursor();
+        self.tell(number, settings.lr, measured, context)
+    }
+
+    /// Tells and logs the step, and the epochs that it ended.
+    fn tell(
+        &mut self,
+        number: u64,
+        lr: f64,
+        sites: Vec<SiteStep>,
+        context: &Context<'_>,
+    ) -> Result<()> {
+        let batch = self.job.config.training.batch_size as u64;
+        let epoch_tokens = self.epoch_tokens;
+        let tokens = number * batch;
+        let seconds = self.last_step.elapsed().as_secs_f64();
+        self.last_step = Instant::now();
+        if !sites.is_empty() {
+            let loss = sites.iter().map(|s| s.loss).sum::<f64>() / sites.len() as f64;
+            self.state.loss = Some(loss);
+            let step = Step {
+                step: number,
+                steps: self.steps,
+                epoch: (tokens - 1) / epoch_tokens + 1,
+                tokens,
+                loss,
+                lr,
+                tokens_per_second: batch as f64 / seconds.max(1e-9),
+                sites,
+            };
+            self.metrics.step(&step)?;
+            context.send(Fact::Step(step));
+        }
+        for epoch in (tokens - batch) / epoch_tokens + 1..=tokens / epoch_tokens {
+            context.send(Fact::Epoch {
+                epoch,
+                step: number,
+            });
+        }
+        Ok(())
+    }
+
+    fn shrink(&mut self, step: u64, error: Error, context: &Context<'_>) -> Result<()> {
+        match self.micro.out_of_memory() {
+            AfterOom::GiveUp => Err(error.hint(
+                "even the smallest micro-batch does not fit: lower sae.d_sae or \
+                 activations.window_batches, or free memory; --resume goes on from the last \
+                 checkpoint",
+            )),
+            AfterOom::Again => {
+                context.send(Fact::Oom(OutOfMemory {
+                    step,
+                    micro_batch: self.micro.size() as u64,
+                    accumulation: self.micro.accumulation() as u64,
+                    message: error.to_string(),
+                }));
+                Ok(())
+            }
+        }
+    }
+
+    fn non_finite(
+        &mut self,
+        step: u64,
+        site: usize,
+        what: &str,
+        context: &Context<'_>,
+    ) -> Result<()> {
+        let hook = self.sites[site].name.clone();
+        match self.job.config.training.on_non_finite {
+            NonFinitePolicy::Skip => {
+                let skipped = self.state.skipped + 1;
+                context.send(Fact::NonFinite {
+                    step,
+                    hook,
+                    what: what.into(),
+                    skipped,
+                });
+                Ok(())
+            }
+            NonFinitePolicy::Fail => {
+                let message = format!("step {step}: the {what} is not finite; nothing was changed");
+                Err(Error::new(Code::NonFinite, hook, message).hint(
+                    "lower optimizer.lr, check the data, or set training.on_non_finite = \"skip\"",
+                ))
+            }
+        }
+    }
+
+    /// Measures on held-out text, once a step at most.
+    pub(super) fn measure(&mut self, context: &mut Context<'_>) -> Result<()> {
+        let step = self.state.step;
+        if self.validation.as_ref().is_some_and(|v| v.step == step) {
+            return Ok(());
+        }
+        let paused = Instant::now();
+        let measured = self.pipeline.measure(&self.sites, context)?;
+        if let Some(mut validation) = measured {
+            validation.step = step;
+            self.metrics.validation(&validation)?;
+            context.send(Fact::Validation(validation.clone()));
+            self.validation = Some(validation);
+        }
+        self.last_step += paused.elapsed();
+        Ok(())
+    }
+
+    /// Saves a checkpoint, once a step at most.
+    pub(super) fn save(&mut self, context: &Context<'_>) -> Result<()> {
+        if self.saved_at == Some(self.state.step) {
+            return Ok(());
+        }
+        let paused = Instant::now();
+        self.metrics.sync()?;
+        let measured = self
+            .validation
+            .as_ref()
+            .filter(|v| v.step == self.state.step);
+        let metric = measured.map(|v| {
+            let sum: f64 = v.sites.iter().map(|s| s.explained_variance).sum();
+            sum / v.sites.len() as f64
+        });
+        let (state, store) = (&self.state, &mut self.folder.store);
+        let saved = state::snapshot(self.device, &self.sites, state, metric, |snapshot| {
+            store.save(snapshot, state)
+        })?;
+        for warning in &saved.warnings {
+            context.warn(warning.to_string());
+        }
+        let path = saved.checkpoint.path().to_owned();
+        context.send(Fact::CheckpointSaved {
+            step: self.state.step,
+            path: path.clone(),
+            best: saved.checkpoint.manifest().best,
+        });
+        self.checkpoint = Some(path);
+        self.saved_at = Some(self.state.step);
+        self.last_step += paused.elapsed();
+        Ok(())
+    }
+
+    pub(super) fn ending(&self, context: &Context<'_>) -> Ending {
+        Ending {
+            step: self.state.step,
+            steps: self.steps,
+            tokens: self.state.step * self.job.config.training.batch_size as u64,
+            skipped: self.state.skipped,
+            loss: self.state.loss,
+            seconds: context.began.elapsed().as_secs_f64(),
+            folder: self.folder.path.clone(),
+            checkpoint: self.checkpoint.clone(),
+            peak_memory: memory::peak(),
+        }
+    }
+}
