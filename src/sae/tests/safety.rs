@@ -1,4 +1,5 @@
 use super::*;
+use crate::device::cpu::Cpu;
 use crate::domain::Code;
 
 fn same(a: &[StateTensor<'_>], b: &[StateTensor<'_>]) -> bool {
@@ -9,26 +10,30 @@ fn same(a: &[StateTensor<'_>], b: &[StateTensor<'_>]) -> bool {
 /// behaviour: engine-03
 #[test]
 fn a_restored_trainer_does_the_same_next_steps_bit_for_bit() {
-    let device = Reference::<f32>::new();
+    restore(&Cpu::new(1), &Cpu::new(3));
+    restore(&Reference::<f32>::new(), &Reference::new());
+}
+
+/// On `other`, the same backend with another number of threads.
+fn restore<D: SaeOps>(device: &D, other: &D) {
     for mut spec in specs() {
         spec.resample_every = 4;
         spec.normalize = crate::sae::spec::Normalize::MeanNorm;
         let optim = OptimSpec::default();
-        let mut first = trainer(&device, &spec, &optim);
-        train(&device, &mut first, 0, 5, TOKENS);
-        let saved = first.state(&device).unwrap();
-        let reports = train(&device, &mut first, 5, 10, 11);
+        let mut first = trainer(device, &spec, &optim);
+        train(device, &mut first, 0, 5, TOKENS);
+        let saved = first.state(device).unwrap();
+        let reports = train(device, &mut first, 5, 10, 11);
 
-        let empty = Sample::EMPTY;
-        let mut second = SaeTrainer::new(&device, &spec, &optim, D, D, 5, empty).unwrap();
-        second.load_state(&device, &saved).unwrap();
-        assert!(same(&second.state(&device).unwrap(), &saved), "{spec:?}");
-        let again = train(&device, &mut second, 5, 10, 11);
+        let (d, empty) = (self::D, Sample::EMPTY);
+        let mut second = SaeTrainer::new(other, &spec, &optim, d, d, 5, empty).unwrap();
+        // It has a past of its own, which must leave nothing behind.
+        train(other, &mut second, 20, 22, TOKENS);
+        second.load_state(other, &saved).unwrap();
+        assert!(same(&second.state(other).unwrap(), &saved), "{spec:?}");
+        let again = train(other, &mut second, 5, 10, 11);
         assert_eq!(reports, again, "{spec:?}");
-        let (a, b) = (
-            first.state(&device).unwrap(),
-            second.state(&device).unwrap(),
-        );
+        let (a, b) = (first.state(device).unwrap(), second.state(other).unwrap());
         assert!(same(&a, &b), "{spec:?}");
     }
 }
@@ -60,26 +65,30 @@ fn a_state_of_another_shape_is_refused_by_name() {
 
 #[test]
 fn a_number_that_is_not_finite_changes_nothing() {
-    let device = Reference::<f32>::new();
+    poison(&Reference::<f32>::new());
+    poison(&Cpu::new(2));
+}
+
+fn poison<D: SaeOps<Real = f32>>(device: &D) {
     for mut spec in specs() {
         spec.resample_every = 1;
-        let mut trainer = trainer(&device, &spec, &OptimSpec::default());
-        train(&device, &mut trainer, 0, 3, TOKENS);
-        let before = trainer.state(&device).unwrap();
-        let mut poisoned = activations::<f32>(3, TOKENS, D);
+        let mut trainer = trainer(device, &spec, &OptimSpec::default());
+        train(device, &mut trainer, 0, 3, TOKENS);
+        let before = trainer.state(device).unwrap();
+        let mut poisoned = activations::<f32>(3, TOKENS, self::D);
         for (value, expected) in [
             (f32::NAN, "activations"),
             (f32::INFINITY, "activations"),
             (2e38, "gradient"),
         ] {
-            poisoned[TOKENS / 2 * D + 3] = value;
+            poisoned[TOKENS / 2 * self::D + 3] = value;
             let x = device.upload(&poisoned).unwrap();
             let batch = Batch {
                 x: &x,
                 target: None,
                 tokens: TOKENS,
             };
-            let outcome = trainer.step(&device, &batch, 13, &SETTINGS).unwrap();
+            let outcome = trainer.step(device, &batch, 13, &SETTINGS).unwrap();
             let Outcome::NonFinite { what } = outcome else {
                 panic!("{spec:?}: {value} went through: {outcome:?}");
             };
@@ -87,10 +96,10 @@ fn a_number_that_is_not_finite_changes_nothing() {
                 what == expected || value == 2e38 && what == "loss",
                 "{spec:?}: {value}: {what}"
             );
-            let after = trainer.state(&device).unwrap();
+            let after = trainer.state(device).unwrap();
             assert!(same(&before, &after), "{spec:?}: {value}");
         }
-        train(&device, &mut trainer, 3, 4, TOKENS);
+        train(device, &mut trainer, 3, 4, TOKENS);
     }
 }
 

@@ -1,5 +1,6 @@
 use super::super::optim::DecoderNorm;
 use super::*;
+use crate::device::cpu::Cpu;
 
 /// Micro-batches of 7 do not divide a batch of 30; chosen latents, losses, gradients and
 /// parameters are those of the whole batch all the same.
@@ -7,22 +8,21 @@ use super::*;
 /// behaviour: engine-02
 #[test]
 fn accumulation_over_micro_batches_equals_the_large_batch() {
-    fn check<R: Real>(tolerance: f64) {
-        let device = Reference::<R>::new();
+    fn check<D: SaeOps>(device: &D, tolerance: f64) {
         for spec in specs() {
-            let mut whole = trainer(&device, &spec, &OptimSpec::default());
-            let mut parts = trainer(&device, &spec, &OptimSpec::default());
-            let a = train(&device, &mut whole, 0, 6, TOKENS);
-            let b = train(&device, &mut parts, 0, 6, 7);
+            let mut whole = trainer(device, &spec, &OptimSpec::default());
+            let mut parts = trainer(device, &spec, &OptimSpec::default());
+            let a = train(device, &mut whole, 0, 6, TOKENS);
+            let b = train(device, &mut parts, 0, 6, 7);
             for (a, b) in a.iter().zip(&b) {
                 let close = |x: f64, y: f64| (x - y).abs() <= tolerance * x.abs();
                 assert!(close(a.loss, b.loss), "{spec:?}: {a:?} {b:?}");
                 assert!(close(a.grad_norm, b.grad_norm), "{spec:?}: {a:?} {b:?}");
                 assert_eq!((a.l0, a.dead), (b.l0, b.dead), "{spec:?}");
             }
-            let (a, b) = (whole.state(&device).unwrap(), parts.state(&device).unwrap());
+            let (a, b) = (whole.state(device).unwrap(), parts.state(device).unwrap());
             for name in ["param.w_enc", "param.w_dec", "param.b_dec", "adam.v.w_enc"] {
-                let (a, b): (Vec<R>, Vec<R>) = (tensor(&a, name), tensor(&b, name));
+                let (a, b): (Vec<D::Real>, Vec<D::Real>) = (tensor(&a, name), tensor(&b, name));
                 let largest = a.iter().fold(0.0, |m: f64, v| m.max(v.to_f64().abs()));
                 for (a, b) in a.iter().zip(&b) {
                     let error = (a.to_f64() - b.to_f64()).abs() / largest;
@@ -31,13 +31,14 @@ fn accumulation_over_micro_batches_equals_the_large_batch() {
             }
         }
     }
-    check::<f64>(1e-10);
-    check::<f32>(1e-4);
+    check(&Reference::<f64>::new(), 1e-10);
+    check(&Reference::<f32>::new(), 1e-4);
+    check(&Cpu::new(2), 1e-4);
 }
 
 #[test]
 fn every_variant_learns_to_reconstruct() {
-    let device = Reference::<f32>::new();
+    let device = Cpu::new(2);
     for spec in specs() {
         let mut trainer = trainer(&device, &spec, &OptimSpec::default());
         let reports = train(&device, &mut trainer, 0, 150, TOKENS);
