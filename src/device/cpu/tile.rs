@@ -17,13 +17,23 @@ pub const NR: usize = 32;
 pub const KC: usize = 256;
 
 /// A tile, row-major.
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub struct Tile(pub [f32; MR * NR]);
 
 impl Tile {
     /// Zeros.
     pub const fn new() -> Self {
         Self([0.0; MR * NR])
+    }
+
+    /// The tile that `values` are, so that a product is written where it is needed.
+    ///
+    /// # Panics
+    /// Where `values` do not begin at a cache line.
+    pub fn of(values: &mut [f32; MR * NR]) -> &mut Self {
+        assert!(values.as_ptr().cast::<Self>().is_aligned());
+        // SAFETY: a tile is such an array, and this one has its alignment.
+        unsafe { &mut *values.as_mut_ptr().cast() }
     }
 
     /// Row `i`.

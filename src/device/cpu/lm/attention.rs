@@ -147,9 +147,15 @@ impl Task<'_> {
             let column = index * MR;
             let count = MR.min(d - column);
             let (real, missing) = panel.split_at_mut((queries.end - first) * MR);
-            for (at, to) in (first..).zip(real.chunks_exact_mut(MR)) {
-                to[..count].copy_from_slice(&self.head(at, part)[column..][..count]);
-                to[count..].fill(0.0);
+            for (at, to) in (first..).zip(real.as_chunks_mut::<MR>().0) {
+                // A whole chunk has a length that the compiler knows.
+                match self.head(at, part)[column..].first_chunk::<MR>() {
+                    Some(whole) => *to = *whole,
+                    None => {
+                        to[..count].copy_from_slice(&self.head(at, part)[column..]);
+                        to[count..].fill(0.0);
+                    }
+                }
             }
             missing.fill(0.0);
         }
@@ -203,11 +209,9 @@ impl Task<'_> {
         let start = (self.first_key(block.start) - packed.first) / MR * MR;
         let end = (block.end - packed.first).next_multiple_of(MR);
         let scores = &mut scores[start * NR..end * NR];
-        let mut tile = Tile::new();
         let panels = packed.keys[start * d..end * d].chunks_exact(MR * d);
-        for (keys, scores) in panels.zip(scores.chunks_exact_mut(MR * NR)) {
-            tile.product(self.isa, keys, &queries);
-            scores.copy_from_slice(&tile.0);
+        for (keys, scores) in panels.zip(scores.as_chunks_mut::<{ MR * NR }>().0) {
+            Tile::of(scores).product(self.isa, keys, &queries);
         }
         if let Some(c) = self.work.softcap {
             super::loss::softcapped(self.isa, c as f32, scores);
@@ -215,6 +219,7 @@ impl Task<'_> {
         let window = self.work.window.unwrap_or(usize::MAX);
         let sums = softmax(self.isa, scores, packed.first + start, block.start, window);
 
+        let mut tile = Tile::new();
         let mut turned = [0.0; NR * MR];
         let width = self.work.heads * d;
         for column in (0..d).step_by(MR) {
@@ -226,8 +231,12 @@ impl Task<'_> {
                 let place = (self.span.start + at) * width + head * d + column;
                 // SAFETY: every (token, head) belongs to one task.
                 let out = unsafe { self.out.part(place, count) };
-                for (out, mixed) in out.iter_mut().zip(&turned[lane * MR..]) {
-                    *out = mixed / sums[lane];
+                let mixed = &turned[lane * MR..][..MR];
+                let scale = 1.0 / sums[lane];
+                // A whole chunk has a length that the compiler knows.
+                match out.first_chunk_mut::<MR>() {
+                    Some(out) => out.iter_mut().zip(mixed).for_each(|(o, v)| *o = v * scale),
+                    None => out.iter_mut().zip(mixed).for_each(|(o, v)| *o = v * scale),
                 }
             }
         }
