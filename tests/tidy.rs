@@ -52,6 +52,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "config",
+            "data",
             "device",
             "domain",
             "lm",

@@ -1,5 +1,7 @@
 //! The command line: arguments to calls, errors to one line and an exit status.
 
+pub mod bench_lm;
+pub mod capture;
 mod train;
 
 use crate::domain::Error;
