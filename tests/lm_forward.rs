@@ -294,6 +294,11 @@ fn running_out_of_memory_is_a_value_and_the_model_lives_on() {
     };
     assert_eq!(run(100).unwrap_err().code, Code::OutOfMemory);
     run(2).unwrap();
+    let small = Reference::<f32>::with_largest_buffer(1000);
+    let Err(error) = Lm::load(&small, &folder("llama")) else {
+        panic!("the weights cannot fit")
+    };
+    assert_eq!(error.code, Code::OutOfMemory);
 }
 
 /// behaviour: engine-08

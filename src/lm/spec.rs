@@ -234,10 +234,13 @@ impl LmSpec {
     }
 
     /// Bytes that a forward pass over `rows` tokens holds beside the weights: the residual
-    /// stream, its norm, one block's attention and the branches' outputs.
+    /// stream, its norm, one block's attention, the branches' outputs, and a product's
+    /// packed rows. What a thread keeps for blocks of rows does not grow with them.
     pub fn forward_bytes(&self, rows: usize) -> usize {
         let branches = if self.parallel { 2 } else { 1 };
-        let row = (2 + branches) * self.d_model + self.qkv_width() + self.heads * self.head_dim;
+        let attended = self.heads * self.head_dim;
+        let packed = self.d_model.max(attended);
+        let row = (2 + branches) * self.d_model + self.qkv_width() + attended + packed;
         rows * row * size_of::<f32>()
     }
 

@@ -191,14 +191,13 @@ impl<D: LmOps> Loader<'_, D> {
         k: usize,
         bias: bool,
     ) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
-        let (mut rows, mut biases) = (Vec::new(), Vec::new());
+        let total: usize = parts.iter().map(|(_, n)| n).sum();
+        let mut rows = source::zeros(total * k, &parts[0].0)?;
+        let (mut biases, mut at) = (Vec::new(), 0);
         for (name, n) in parts {
             let matrix = self.source.matrix(name, *n, k, self.names.transposed)?;
-            if rows.is_empty() {
-                rows = matrix;
-            } else {
-                rows.extend_from_slice(&matrix);
-            }
+            rows[at..at + matrix.len()].copy_from_slice(&matrix);
+            at += matrix.len();
             if bias {
                 biases.extend(self.source.values(&format!("{name}.bias"), &[*n])?);
             }
@@ -214,11 +213,11 @@ impl<D: LmOps> Loader<'_, D> {
     }
 
     fn pack(&self, rows: &[f32], n: usize, k: usize) -> Result<D::Weight> {
-        self.device.pack(&reals::<D>(rows), n, k)
+        self.device.pack(&reals::<D>(rows)?, n, k)
     }
 
     fn upload(&self, values: Vec<f32>) -> Result<D::Buf> {
-        self.device.upload(&reals::<D>(&values))
+        self.device.upload(&reals::<D>(&values)?)
     }
 
     fn block_norm(&mut self, prefix: &str, name: Option<&str>) -> Result<Option<Norm<D>>> {
@@ -274,9 +273,10 @@ fn split_heads(values: &[f32], heads: usize, len: usize) -> Vec<f32> {
     split
 }
 
-fn reals<D: LmOps>(values: &[f32]) -> Vec<D::Real> {
-    values
-        .iter()
-        .map(|&v| D::Real::from_f64(f64::from(v)))
-        .collect()
+fn reals<D: LmOps>(values: &[f32]) -> Result<Vec<D::Real>> {
+    let mut reals = source::zeros(values.len(), "weights")?;
+    for (real, value) in reals.iter_mut().zip(values) {
+        *real = D::Real::from_f64(f64::from(*value));
+    }
+    Ok(reals)
 }

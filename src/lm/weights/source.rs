@@ -41,7 +41,8 @@ impl Source {
     /// The finite values of tensor `name`, which must have `shape`.
     pub fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let tensor = self.set.tensor(name)?.expect_shape(shape)?;
-        let values = tensor.f32()?.into_owned();
+        let mut values = zeros(tensor.elements(), name)?;
+        tensor.read_f32(0..values.len(), &mut values)?;
         all_finite(&tensor, &values)?;
         self.read.insert(name.to_owned());
         Ok(values)
@@ -54,7 +55,7 @@ impl Source {
             return self.values(&name, &[n, k]);
         }
         let stored = self.values(&name, &[k, n])?;
-        let mut values = vec![0.0; n * k];
+        let mut values = zeros(n * k, &name)?;
         // Square tiles, so that neither side misses the cache at every element.
         const TILE: usize = 32;
         for i0 in (0..k).step_by(TILE) {
@@ -105,8 +106,22 @@ impl Source {
     }
 }
 
+/// Room for `len` values of tensor `name`.
+pub(super) fn zeros<T: Clone + Default>(len: usize, name: &str) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| {
+        Error::new(
+            Code::OutOfMemory,
+            name,
+            format_args!("no memory for {} bytes", len * size_of::<T>()),
+        )
+        .hint("choose a smaller model")
+    })?;
+    values.resize(len, T::default());
+    Ok(values)
+}
+
 fn all_finite(tensor: &Tensor<'_>, values: &[f32]) -> Result<()> {
-    // Sums of magnitudes in blocks show a NaN or an infinity at the speed of memory.
     for (block, chunk) in values.chunks(4096).enumerate() {
         if chunk.iter().all(|v| v.is_finite()) {
             continue;

@@ -10,7 +10,7 @@ mod tests;
 
 use super::memory::Parts;
 use super::pool::Pool;
-use super::{Cpu, gemm};
+use super::{Cpu, gemm, out_of_memory};
 use crate::device::lm::{Attention, Embed, Head, Linear, LmOps, Mlp, Norm};
 use crate::domain::Result;
 use std::ops::Range;
@@ -40,6 +40,10 @@ impl LmOps for Cpu {
     type Weight = gemm::PackedWeight;
 
     fn pack(&self, w: &[f32], n: usize, k: usize) -> Result<gemm::PackedWeight> {
+        // Packing aborts where it finds no memory: ask before.
+        Vec::<f32>::new()
+            .try_reserve_exact(w.len())
+            .map_err(|_| out_of_memory(size_of_val(w)))?;
         Ok(gemm::PackedWeight::new(w, n, k))
     }
 
