@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-const TEMPORARY: &str = ".tmp-";
-const TRASH: &str = ".trash-";
+const TEMPORARY: &str = ".tmp-step-";
+const TRASH: &str = ".trash-step-";
+const NAME: &str = "step-";
 
 /// A checkpoint that is durable and was read back.
 #[derive(Debug)]
@@ -111,7 +112,7 @@ impl Store {
             describe,
         )
         .and_then(|()| {
-            let path = self.free_name(&format!("step-{:08}", snapshot.step))?;
+            let path = self.free_name(&format!("{NAME}{:08}", snapshot.step))?;
             self.fs
                 .rename(&temporary, &path)
                 .map_err(|e| Error::write(&path, &e))?;
@@ -156,7 +157,7 @@ impl Store {
         let mut skipped = Vec::new();
         for name in names(&self.dir)? {
             let path = self.dir.join(&name);
-            if !name.starts_with("step-") || !path.is_dir() {
+            if !name.starts_with(NAME) || !path.is_dir() {
                 continue;
             }
             match folder::read_manifest(&self.fs, &path) {
@@ -225,7 +226,7 @@ impl Store {
     /// Takes the name away first, for good: half a removed checkpoint must not look like
     /// one, even after a power loss.
     fn remove(&self, path: &Path) -> Result<()> {
-        let trash = self.free_name(&format!("{TRASH}{}", file_name(path)))?;
+        let trash = self.free_name(&file_name(path).replacen(NAME, TRASH, 1))?;
         self.fs
             .rename(path, &trash)
             .and_then(|()| self.fs.sync_dir(&self.dir))

@@ -229,7 +229,12 @@ fn a_missing_checkpoint_is_named() {
 fn leftovers_of_killed_saves_go_at_the_next_start_and_nothing_else_does() {
     let dir = tempfile::tempdir().unwrap();
     save(&mut Store::open(dir.path(), last(3)).unwrap(), 5);
-    for name in [".tmp-00000010", ".trash-step-00000001", "notes", "step-odd"] {
+    for name in [
+        ".tmp-step-00000010",
+        ".trash-step-00000001",
+        "notes",
+        "step-odd",
+    ] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
         std::fs::write(dir.path().join(name).join("file"), "x").unwrap();
     }

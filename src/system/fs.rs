@@ -28,7 +28,7 @@ pub enum Call<'a> {
     Open(&'a Path),
     /// `read` from a file.
     Read(&'a Path),
-    /// Removal of a folder and what is in it.
+    /// Removal of a folder and the files in it.
     RemoveDir(&'a Path),
 }
 
@@ -100,9 +100,37 @@ impl Fs {
         file.read(bytes)
     }
 
-    /// Removes the folder `path` and everything in it.
+    /// Removes the folder `path` and the files in it. It does not go deeper: where there is
+    /// a folder inside, nothing is removed.
     pub fn remove_dir(&self, path: &Path) -> io::Result<()> {
         self.pass(Call::RemoveDir(path))?;
-        std::fs::remove_dir_all(path)
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                return Err(io::ErrorKind::DirectoryNotEmpty.into());
+            }
+            files.push(entry.path());
+        }
+        files.iter().try_for_each(std::fs::remove_file)?;
+        std::fs::remove_dir(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_a_folder_in_it_is_not_removed_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::create_dir_all(path.join("b")).unwrap();
+        std::fs::write(path.join("file"), "x").unwrap();
+        assert!(Fs::default().remove_dir(&path).is_err());
+        assert!(path.join("file").exists());
+        std::fs::remove_dir(path.join("b")).unwrap();
+        Fs::default().remove_dir(&path).unwrap();
+        assert!(!path.exists());
     }
 }
