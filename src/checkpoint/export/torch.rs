@@ -50,9 +50,9 @@ fn pickle(items: &[Item<'_>]) -> io::Result<Vec<u8>> {
             })?;
             p.op(b'Q'); // BINPERSID
             p.int(0); // offset in the storage
-            p.tuple(|p| Ok(item.shape.iter().for_each(|n| p.int(*n))))?;
             let strides = (1..=item.shape.len()).map(|i| item.shape[i..].iter().product());
-            p.tuple(|p| Ok(strides.for_each(|n| p.int(n))))?;
+            p.ints(item.shape.iter().copied())?;
+            p.ints(strides)?;
             p.op(b'\x89'); // NEWFALSE: needs no gradient
             p.global("collections", "OrderedDict"); // backward hooks: none
             p.tuple(|_| Ok(()))?;
@@ -95,12 +95,20 @@ impl Pickle {
         self.0.extend(format!("c{module}\n{name}\n").bytes());
     }
 
-    /// BINGET-free TUPLE of what `fill` pushes.
+    /// TUPLE of what `fill` pushes.
     fn tuple(&mut self, fill: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
         self.op(b'(');
         fill(self)?;
         self.op(b't');
         Ok(())
+    }
+
+    /// A tuple of numbers.
+    fn ints(&mut self, numbers: impl Iterator<Item = usize>) -> io::Result<()> {
+        self.tuple(|p| {
+            numbers.for_each(|n| p.int(n));
+            Ok(())
+        })
     }
 
     /// BININT where it fits, else LONG1.
