@@ -118,6 +118,7 @@ fn quiet_says_nothing_and_json_says_a_line_an_event() {
     let fixture = Fixture::new(3);
     let output = common::backpropd()
         .current_dir(fixture.dir.path())
+        .env("BACKPROPD_CACHE", fixture.path("token-cache"))
         .args(["train", "run.toml", "--quiet", "--out", "quiet"])
         .output()
         .unwrap();
@@ -138,6 +139,7 @@ fn without_a_terminal_a_person_gets_lines_and_a_table() {
     let fixture = Fixture::new(5);
     let output = common::backpropd()
         .current_dir(fixture.dir.path())
+        .env("BACKPROPD_CACHE", fixture.path("token-cache"))
         .args(["train", "run.toml", "--out", "run"])
         .output()
         .unwrap();

@@ -1,7 +1,7 @@
 //! The command line: arguments to calls, errors to one line and an exit status.
 
-pub mod bench_lm;
-pub mod capture;
+mod bench_lm;
+mod capture;
 mod train;
 
 use crate::domain::Error;
@@ -24,12 +24,23 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::TrainArgs),
+    Capture(capture::CaptureArgs),
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+/// Measure this machine on the work of a run
+#[derive(Subcommand)]
+enum Bench {
+    Lm(bench_lm::LmArgs),
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::train(args),
+        Command::Capture(args) => capture::capture(args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(Bench::Lm(args)) => bench_lm::lm(args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| fail(&error))
 }

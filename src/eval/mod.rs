@@ -128,7 +128,8 @@ fn site_validation(site: &Site, fidelity: &Fidelity, ce: [f64; 4]) -> SiteValida
     let [ce_clean, ce_sae, ce_zero, ce_mean] = ce;
     let recovered = |ablated: f64| {
         let gap = ablated - ce_clean;
-        (gap.abs() > 1e-9).then(|| (ablated - ce_sae) / gap)
+        let share = (ablated - ce_sae) / gap;
+        (gap.abs() > 1e-9 && share.is_finite()).then_some(share)
     };
     let (density_edges, density_counts) = density::histogram(&fidelity.fired, fidelity.tokens());
     SiteValidation {

@@ -205,18 +205,22 @@ pub struct Validation {
     pub sites: Vec<SiteValidation>,
 }
 
-/// One SAE's measures on held-out text.
+/// One SAE's measures on held-out text. What is not finite (a diverged SAE) is null.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SiteValidation {
     /// The hook point.
     pub hook: String,
     /// Cross-entropy of the untouched model, nats a token.
+    #[serde(with = "super::nullable")]
     pub ce_clean: f64,
     /// … with the hook point's activations set to zero.
+    #[serde(with = "super::nullable")]
     pub ce_zero: f64,
     /// … set to their mean.
+    #[serde(with = "super::nullable")]
     pub ce_mean: f64,
     /// … replaced by the SAE's reconstruction.
+    #[serde(with = "super::nullable")]
     pub ce_sae: f64,
     /// (ce_zero − ce_sae) / (ce_zero − ce_clean); null where the two are equal.
     pub ce_recovered: Option<f64>,
@@ -226,6 +230,7 @@ pub struct SiteValidation {
     #[serde(with = "super::nullable")]
     pub explained_variance: f64,
     /// Mean cosine of activation and reconstruction.
+    #[serde(with = "super::nullable")]
     pub cosine: f64,
     /// Mean number of active latents a token.
     pub l0: f64,

@@ -77,5 +77,10 @@ fn compare(prefix: &str, a: &Table, b: &Table, differing: &mut Vec<(String, Stri
 }
 
 fn show(value: Option<&Value>) -> String {
-    value.map_or("not set".into(), ToString::to_string)
+    match value {
+        None => "not set".into(),
+        // As people write it: 8, not 8.0.
+        Some(Value::Float(number)) => number.to_string(),
+        Some(value) => value.to_string(),
+    }
 }

@@ -1,4 +1,4 @@
-//! A small real run for tests: a tiny random GPT-2, a generated text, the real binary.
+//! A small real run for tests: a tiny random Llama, a generated text, the real binary.
 #![allow(dead_code)] // every test binary uses a part of it
 
 use serde_json::Value;
@@ -84,7 +84,7 @@ impl Fixture {
     pub fn new(steps: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("text.txt"), text(3000)).unwrap();
-        let toml = run_toml(&data("lm/gpt2"), steps);
+        let toml = run_toml(&data("lm/llama"), steps);
         std::fs::write(dir.path().join("run.toml"), toml).unwrap();
         Self { dir }
     }
