@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 /// Writes a language model's activations on a text, or on token ids, to a safetensors file.
 ///
-/// The file holds `ids` [tokens] as I64 and, under the name of each hook point, its values
-/// [tokens, d_model] as F32.
+/// The file holds the `ids` as I64 and, under the name of each hook point, its values, tokens
+/// × d_model, as F32.
 #[derive(clap::Args)]
 pub struct CaptureArgs {
     /// Model folder in Hugging Face layout.

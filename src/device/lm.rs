@@ -50,7 +50,7 @@ pub struct Norm<D: Device> {
 pub struct Linear<D: LmOps> {
     /// The weights [n, k].
     pub weight: D::Weight,
-    /// The bias [n].
+    /// The bias `[n]`.
     pub bias: Option<D::Buf>,
 }
 
@@ -121,7 +121,7 @@ pub struct RopeTable<D: Device> {
 pub enum QkNorm<D: Device> {
     /// None.
     Off,
-    /// Each head by itself: weights [head_dim].
+    /// Each head by itself: weights `[head_dim]`.
     PerHead(Norm<D>, Norm<D>),
     /// All heads together: weights [heads · head_dim] and [kv_heads · head_dim].
     FullWidth(Norm<D>, Norm<D>),

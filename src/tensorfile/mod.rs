@@ -96,6 +96,20 @@ impl TensorFile {
         &self.metadata
     }
 
+    /// Drops the pages that hold `bytes`, which are part of the map.
+    fn release(&self, bytes: &[u8]) {
+        #[cfg(unix)]
+        {
+            let start = bytes.as_ptr() as usize - self.map.as_ptr() as usize;
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is of a file and never written, so its pages only come back
+            // as the file has them.
+            let advised = unsafe { self.map.unchecked_advise_range(advice, start, bytes.len()) };
+            // It is no more than advice.
+            let _ = advised;
+        }
+    }
+
     /// Names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -155,6 +155,13 @@ impl<'a> Tensor<'a> {
         }
     }
 
+    /// Gives the memory behind its bytes back to the system; they are read from the file
+    /// again when they are wanted again. A reader that goes through a large file once calls
+    /// it so that the file does not stay in the process.
+    pub fn release(&self) {
+        self.file.release(self.bytes);
+    }
+
     /// An error of the caller's finding about this tensor, with `codes.mismatch`.
     pub fn mismatch(&self, message: impl std::fmt::Display) -> Error {
         Error::new(self.file.codes.mismatch, self.about(), message)

@@ -43,6 +43,7 @@ impl Source {
         let tensor = self.set.tensor(name)?.expect_shape(shape)?;
         let mut values = zeros(tensor.elements(), name)?;
         tensor.read_f32(0..values.len(), &mut values)?;
+        tensor.release();
         all_finite(&tensor, &values)?;
         self.read.insert(name.to_owned());
         Ok(values)
