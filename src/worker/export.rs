@@ -7,7 +7,7 @@ use crate::checkpoint::export::{ExportedSae, Metadata, Outcome, Place, write_all
 use crate::config::RunConfig;
 use crate::device::lm::LmOps;
 use crate::device::sae::SaeOps;
-use crate::domain::Result;
+use crate::domain::{Code, Result};
 use crate::protocol::SiteValidation;
 use crate::sae::spec::{Pool, Variant};
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 /// and hook point, where it is or why it is not.
 ///
 /// # Errors
-/// `non-finite` for a diverged autoencoder, `io-write`, `disk-full`.
+/// `io-write`, `disk-full`.
 pub fn write<D: SaeOps<Real = f32> + LmOps>(
     run: &Run<'_, D>,
     context: &Context<'_>,
@@ -27,7 +27,17 @@ pub fn write<D: SaeOps<Real = f32> + LmOps>(
         let measured = run.validation.as_ref().map(|v| &v.sites[index]);
         let metadata = metadata(&run.job.config, site, measured);
         let folded = site.trainer.fold(run.device)?;
-        let sae = ExportedSae::from_folded(folded, &run.job.config.sae, metadata)?;
+        let sae = match ExportedSae::from_folded(folded, &run.job.config.sae, metadata) {
+            // A diverged autoencoder is of no use to anyone; its curves are.
+            Err(error) if error.code == Code::NonFinite => {
+                context.warn(format!(
+                    "{}: not exported: {}: {}",
+                    site.name, error.about, error.message
+                ));
+                continue;
+            }
+            other => other?,
+        };
         let place = Place {
             dir: &dir,
             name: (run.sites.len() > 1).then_some(site.name.as_str()),
