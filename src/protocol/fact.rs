@@ -165,7 +165,7 @@ pub struct Step {
     pub loss: f64,
     /// The learning rate of this step.
     pub lr: f64,
-    /// Tokens a second since the last step, capture included.
+    /// Tokens a second over the steps of one shuffling window, capture included.
     pub tokens_per_second: f64,
     /// One entry for each SAE.
     pub sites: Vec<SiteStep>,

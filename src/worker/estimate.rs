@@ -105,6 +105,12 @@ fn weights(sae: &SaeSpec, d: u64) -> u64 {
     4 * (2 * f * d + 4 * f + d + skip) * REAL
 }
 
+/// A checkpoint holds weights and moments on the host; folding for measures and exports
+/// takes about as much, at another time.
+fn copies(sae: &SaeSpec, d: u64) -> u64 {
+    3 * weights(sae, d) / 4
+}
+
 /// Outputs and their gradients (one for each Matryoshka prefix) of a micro-batch, and the
 /// edges of the batch: latent, p, a, da, dp and the order by latent.
 fn step(sae: &SaeSpec, d: u64, batch: u64, micro: u64) -> u64 {

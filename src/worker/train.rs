@@ -18,6 +18,7 @@ use crate::domain::{Code, Error, Result};
 use crate::lm::Lm;
 use crate::protocol::{Ending, Fact, OutOfMemory, SiteStep, Stage, Step, Validation};
 use crate::system::memory;
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -68,6 +69,8 @@ pub struct Run<'a, D: SaeOps<Real = f32> + LmOps> {
     host: Vec<Vec<f32>>,
     batch: Vec<D::Buf>,
     last_step: Instant,
+    /// Seconds of the last steps, capture included.
+    recent: VecDeque<f64>,
 }
 
 impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
@@ -141,6 +144,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
             epoch_tokens,
             checkpoint,
             last_step: Instant::now(),
+            recent: VecDeque::new(),
         })
     }
 
@@ -228,7 +232,14 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
         let batch = self.job.config.training.batch_size as u64;
         let epoch_tokens = self.epoch_tokens;
         let tokens = number * batch;
-        let seconds = self.last_step.elapsed().as_secs_f64();
+        // A whole window is captured before its first batch: the pace is that of as many
+        // steps as a window has.
+        self.recent
+            .push_back(self.last_step.elapsed().as_secs_f64());
+        if self.recent.len() > self.job.config.activations.window_batches {
+            self.recent.pop_front();
+        }
+        let seconds = self.recent.iter().sum::<f64>() / self.recent.len() as f64;
         self.last_step = Instant::now();
         if !sites.is_empty() {
             let loss = sites.iter().map(|s| s.loss).sum::<f64>() / sites.len() as f64;
