@@ -38,6 +38,10 @@ impl Estimate {
                 sites * weights(&config.sae, d),
             ),
             (
+                "copies to save and to measure",
+                sites * copies(&config.sae, d),
+            ),
+            (
                 "autoencoder step",
                 sites * step(&config.sae, d, batch, micro),
             ),
