@@ -13,7 +13,7 @@ use crate::data::Context;
 use crate::device::lm::LmOps;
 use crate::device::{Device, Real};
 use crate::domain::Result;
-use crate::lm::{End, HookPoint, Lm, Tokens};
+use crate::lm::{AtHook, End, HookPoint, Lm, Tokens};
 use crate::protocol::{SiteValidation, Validation};
 use fidelity::Fidelity;
 
@@ -246,12 +246,7 @@ impl<D: LmOps> Passes<'_, D> {
         })
     }
 
-    fn run(
-        &mut self,
-        batch: &Batch,
-        hooks: &[HookPoint],
-        at: &mut dyn FnMut(usize, &mut D::Buf, usize) -> Result<()>,
-    ) -> Result<f64> {
+    fn run(&mut self, batch: &Batch, hooks: &[HookPoint], at: AtHook<'_, D>) -> Result<f64> {
         let mut losses = vec![0.0; batch.tokens.rows()];
         let end = End::Losses {
             targets: &batch.targets,

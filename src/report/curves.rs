@@ -9,10 +9,13 @@ const POINTS: u64 = 600;
 /// One measure over the steps: (step, value).
 pub type Curve = Vec<(f64, f64)>;
 
+/// Sum and count of the values of each span of steps.
+type Bins = BTreeMap<u64, (f64, u64)>;
+
 /// Means over equal spans of steps, for each hook point and measure.
 pub struct Curves {
     span: u64,
-    bins: BTreeMap<(String, &'static str), BTreeMap<u64, (f64, u64)>>,
+    bins: BTreeMap<(String, &'static str), Bins>,
 }
 
 impl Curves {

@@ -125,6 +125,7 @@ impl Fixture {
         lines(&output.stdout)
     }
 
+    #[allow(clippy::zombie_processes)] // a run that ends early fails the test
     /// Starts it and reads its events until one of `step` ≥ `step` was printed.
     pub fn start_until(&self, out: &str, args: &[&str], step: u64) -> Running {
         let mut child = self
