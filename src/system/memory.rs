@@ -16,6 +16,11 @@ pub fn resident() -> Option<u64> {
     )
 }
 
+/// Forgets the peak so far, where the system can (Linux); without effect elsewhere.
+pub fn reset_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Bytes that this process can still take without swapping: what the machine has, or what
 /// its control group allows, whichever is less.
 pub fn available() -> Option<u64> {

@@ -1,10 +1,10 @@
 //! BatchTopK: the largest keys of a whole batch.
 
 use super::filter::Panel;
-use super::memory::Parts;
+use super::memory::{Parts, Scratch};
+use super::out_of_memory;
 use super::pool::Pool;
-use super::select::{List, ListEdge, kth_largest, order};
-use super::{out_of_memory, try_zeros};
+use super::select::{List, ListEdge, key_of, kth_largest};
 use crate::domain::Result;
 
 /// Keeps the `total` largest keys of all panels, of equal ones those of the lower token,
@@ -17,10 +17,6 @@ pub fn prune(
     total: usize,
     scale: Option<&[f32]>,
 ) -> Result<Option<f32>> {
-    let key = |edge: &ListEdge| {
-        let factor = scale.map_or(1.0, |s| s[edge.entry.latent as usize]);
-        edge.entry.pre * factor
-    };
     let mut starts = Vec::with_capacity(panels.len() + 1);
     let mut edges = 0;
     for panel in &*panels {
@@ -44,21 +40,22 @@ pub fn prune(
         });
         return Ok(Some(f32::INFINITY));
     }
-    let mut orders: Vec<i32> = try_zeros(edges)?;
+    let mut orders = Scratch::try_take(edges)?;
+    let orders: &mut [i32] = bytemuck::cast_slice_mut(&mut orders);
     {
-        let orders = Parts::new(&mut orders);
+        let orders = Parts::new(orders);
         pool.run(starts.len(), |task| {
             // SAFETY: each panel and its keys belong to one task.
             if let Panel::List(list) = unsafe { &panels.part(task, 1)[0] } {
                 // SAFETY: as above.
                 let orders = unsafe { orders.part(starts[task], list.edges.len()) };
                 for ((at, edge), _) in list.by_row().zip(&*list.edges) {
-                    orders[at] = order(key(edge));
+                    orders[at] = edge.entry.order(scale);
                 }
             }
         });
     }
-    let (least, ties) = kth_largest(pool.isa(), &orders, total);
+    let (least, ties) = kth_largest(pool.isa(), orders, total);
     // The first ties win: how many come before each panel.
     let mut before = Vec::with_capacity(starts.len());
     let mut seen = 0;
@@ -76,7 +73,7 @@ pub fn prune(
             }
             let mut ties = ties.saturating_sub(before[task]);
             sorted.retain(|edge| {
-                let order = order(key(edge));
+                let order = edge.entry.order(scale);
                 let tie = order == least && ties > 0;
                 ties -= usize::from(tie);
                 order > least || tie
@@ -84,5 +81,5 @@ pub fn prune(
             list.edges = sorted;
         }
     });
-    Ok(Some(super::select::key_of(least).next_down()))
+    Ok(Some(key_of(least).next_down()))
 }

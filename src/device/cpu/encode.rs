@@ -6,7 +6,7 @@
 
 use super::Cpu;
 use super::filter::{Filter, Panel, Test, gather};
-use super::gemm::pack_rows;
+use super::gemm::pack_panels;
 use super::memory::{Parts, Scratch};
 use super::pack::{self, View};
 use super::pool::Pool;
@@ -51,12 +51,12 @@ pub fn encode(
     }
     let x = &product.x.buf[product.x.first * d..][..tokens * d];
     let center = product.center.map(|c| &c[..d]);
-    let packed = pack_rows(pool, View::rows(x, d), tokens, d, center);
+    let packed = pack_panels::<MR>(pool, View::rows(x, d), tokens, d, center);
     let latents = only.map_or(product.d_sae, <[u32]>::len);
     let mut first = 0;
     while first < latents {
         let len = length(&filters, first, latents, product);
-        let stretch = Stretch::pack(pool, product, only, first, len, &filters);
+        let stretch = Stretch::pack(pool, product, only, first, len, &filters)?;
         run(pool, product, &packed, &stretch, &filters, &mut panels);
         for (filter, panels) in filters.iter_mut().zip(&mut panels) {
             filter.between(pool, panels)?;
@@ -110,7 +110,7 @@ impl Stretch {
         first: usize,
         len: usize,
         filters: &[Filter<'_>],
-    ) -> Self {
+    ) -> Result<Self> {
         let d = product.d_in;
         let latent = |at: usize| only.map_or(at as u32, |only| only[at]);
         let column = |start: usize| {
@@ -122,7 +122,7 @@ impl Stretch {
             }
         };
         let columns: Vec<Column> = (first..first + len).step_by(NR).map(column).collect();
-        let mut packed = Scratch::take(columns.len() * NR * d);
+        let mut packed = Scratch::try_take(columns.len() * NR * d)?;
         let parts = Parts::new(&mut packed);
         pool.run(columns.len(), |index| {
             // SAFETY: each panel belongs to one task.
@@ -131,7 +131,7 @@ impl Stretch {
             let row = |i: usize| &product.w_enc[latents[i] as usize * d..][..d];
             pack::panel_of::<NR>(row, latents.len(), None, panel);
         });
-        Self { packed, columns }
+        Ok(Self { packed, columns })
     }
 }
 

@@ -4,8 +4,8 @@ use super::codes::Codes;
 use super::isa::Isa;
 use super::memory::Parts;
 use super::pool::Pool;
-use super::scan::{self, Masks};
-use super::select::{Entry, List, TopRows, order};
+use super::scan;
+use super::select::{Entry, List, TopRows, bits};
 use super::tile::{MR, NR, Tile};
 use super::{batch, out_of_memory};
 use crate::device::sae::{Encode, Select};
@@ -123,55 +123,39 @@ impl<'a> Filter<'a> {
         if test.among == 0 {
             return;
         }
-        let factor = |i: usize| test.values.map_or(1.0, |values| values[i]);
-        match (panel, &test.values, self.select) {
-            (Panel::Top(top), scale, _) => {
-                let masks = scan::above_rows(isa, tile, scale.as_ref(), &top.bound);
-                each(&masks, rows, |row, mask| {
-                    // While a row is not full, everything is of use.
-                    let mask = if top.bound[row].is_nan() { !0 } else { mask };
-                    bits(mask & test.among, |i| {
-                        let pre = tile.row(row)[i];
-                        top.push(
-                            isa,
-                            row,
-                            order(pre * factor(i)),
-                            Entry {
-                                latent: latents[i],
-                                pre,
-                            },
-                        );
-                    });
-                });
+        let edge = |row: usize| {
+            move |i: usize| Entry {
+                latent: latents[i],
+                pre: tile.row(row)[i],
             }
-            (Panel::List(list), Some(lower), Select::Above { .. }) => {
-                let masks = scan::above_columns(isa, tile, lower);
-                each(&masks, rows, |row, mask| {
-                    bits(mask & test.among, |i| {
-                        list.push(
-                            row,
-                            Entry {
-                                latent: latents[i],
-                                pre: tile.row(row)[i],
-                            },
-                        );
-                    });
-                });
+        };
+        match (panel, self.select) {
+            (Panel::Top(top), _) => {
+                let mut masks = scan::above_rows(isa, tile, test.values.as_ref(), top.bounds());
+                top.open(&mut masks);
+                for (row, mask) in masks.iter().enumerate().take(rows) {
+                    if mask & test.among != 0 {
+                        top.push(isa, self.scale(), row, mask & test.among, edge(row));
+                    }
+                }
             }
-            (Panel::List(list), scale, _) => {
-                let masks = scan::above_rows(isa, tile, scale.as_ref(), &[self.bound; MR]);
-                each(&masks, rows, |row, mask| {
-                    bits(mask & test.among, |i| {
-                        list.push(
-                            row,
-                            Entry {
-                                latent: latents[i],
-                                pre: tile.row(row)[i],
-                            },
-                        );
-                    });
-                });
+            (Panel::List(list), select) => {
+                let masks = match (select, &test.values) {
+                    (Select::Above { .. }, Some(lower)) => scan::above_columns(isa, tile, lower),
+                    (_, scale) => scan::above_rows(isa, tile, scale.as_ref(), &[self.bound; MR]),
+                };
+                for (row, mask) in masks.iter().enumerate().take(rows) {
+                    bits(mask & test.among).for_each(|i| list.push(row, edge(row)(i)));
+                }
             }
+        }
+    }
+
+    /// Factor of each latent's key.
+    fn scale(&self) -> Option<&[f32]> {
+        match self.select {
+            Select::TopK { scale, .. } | Select::BatchTopK { scale, .. } => scale.map(|s| &s[..]),
+            Select::Above { .. } => None,
         }
     }
 
@@ -227,7 +211,7 @@ impl<'a> Filter<'a> {
                 Panel::Top(top) => {
                     for row in rows {
                         let at = places[row] as usize - start;
-                        let kept = top.finish(pool.isa(), row - task * MR);
+                        let kept = top.finish(pool.isa(), self.scale(), row - task * MR);
                         for (i, entry) in kept.iter().enumerate() {
                             (latent[at + i], pre[at + i]) = (entry.latent, entry.pre);
                         }
@@ -243,21 +227,5 @@ impl<'a> Filter<'a> {
             }
         });
         Ok(())
-    }
-}
-
-/// Calls `act` for each row that has bits, or may take anything.
-fn each(masks: &Masks, rows: usize, mut act: impl FnMut(usize, u32)) {
-    for (row, mask) in masks.iter().enumerate().take(rows) {
-        act(row, *mask);
-    }
-}
-
-/// Calls `act` with the number of each bit, ascending.
-#[inline(always)]
-fn bits(mut mask: u32, mut act: impl FnMut(usize)) {
-    while mask != 0 {
-        act(mask.trailing_zeros() as usize);
-        mask &= mask - 1;
     }
 }

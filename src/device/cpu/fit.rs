@@ -6,112 +6,149 @@
 
 use super::Cpu;
 use super::codes::Codes;
-use super::gather::{self, RowsOf};
-use super::memory::Parts;
+use super::gather::{Gather, Whole};
+use super::isa::Isa;
+use super::memory::{Parts, Scratch};
 use super::pool::Pool;
-use super::simd::{LANES, for_each_isa};
-use super::strips::Strips;
+use super::simd::for_each_isa;
+use super::strips::{Strips, with_lanes};
 use super::try_zeros;
 use crate::device::sae::{Base, Decode, Prefix, Reconstruct, Reconstruction, Target};
 use crate::domain::Result;
+use std::ops::Range;
 
 /// From this number of edges a token on, gathering from strips pays for their copy.
 const MANY_EDGES: usize = 64;
-/// Tokens a task, without and with strips.
+/// Tokens a task, of whole rows and of strips.
 const TOKENS: [usize; 2] = [32, 512];
 
-/// The decoder as the tokens gather from it.
-struct Decoder<'a> {
-    strips: Strips<'a>,
-    /// Row of each edge in the strips.
-    row: std::borrow::Cow<'a, [u32]>,
+/// A strip of the decoder, and who gathers from it.
+struct Piece<'a, G> {
+    rows: G,
+    /// Row of each edge of the batch.
+    list: &'a [u32],
+    /// Number of the strip.
+    index: usize,
+    /// Columns of the decoder that it holds.
+    columns: Range<usize>,
+    tokens: Range<usize>,
 }
 
-impl<'a> Decoder<'a> {
-    fn new(pool: &Pool, work: &'a Decode<'a, Cpu>) -> Result<Self> {
-        let (codes, d) = (work.codes, work.d_out);
-        let whole = RowsOf {
-            data: work.w_dec,
-            stride: d,
-            width: d,
-        };
-        if codes.edges() < MANY_EDGES * codes.tokens() || codes.tokens() < TOKENS[0] {
-            return Ok(Self {
-                strips: Strips::Whole(whole),
-                row: codes.latent[..].into(),
-            });
-        }
-        let sorted = codes.by_latent(pool)?;
-        let used: Vec<usize> = (0..codes.d_sae)
-            .filter(|&j| !sorted.of(j).is_empty())
-            .collect();
-        let mut place = vec![0; codes.d_sae];
-        for (i, &j) in used.iter().enumerate() {
-            place[j] = i as u32;
-        }
-        let mut row: Vec<u32> = try_zeros(codes.edges())?;
-        for (row, &latent) in row.iter_mut().zip(&codes.latent) {
-            *row = place[latent as usize];
-        }
-        let strips = Strips::cut(
-            pool,
-            used.len(),
-            d,
-            |i| &work.w_dec[used[i] * d..][..d],
-            None,
-        );
-        Ok(Self {
-            strips,
-            row: row.into(),
-        })
-    }
+/// What is done with the tokens of a piece; pieces of a token come in order.
+trait Work: Sync {
+    /// # Safety
+    /// No other thread works on these tokens.
+    unsafe fn run<G: Gather>(&self, isa: Isa, piece: &Piece<'_, G>);
+}
 
-    /// Tokens a task.
-    fn tokens(&self) -> usize {
-        TOKENS[usize::from(matches!(self.strips, Strips::Cut { .. }))]
+/// Cuts the work into pieces.
+fn for_tokens(pool: &Pool, decode: &Decode<'_, Cpu>, work: &impl Work) -> Result<()> {
+    let (codes, d) = (decode.codes, decode.d_out);
+    let (latents, w) = (&codes.latent[..], &decode.w_dec[..]);
+    if codes.edges() < MANY_EDGES * codes.tokens() || codes.tokens() < TOKENS[0] {
+        let rows = Whole { data: w, width: d };
+        pieces(
+            pool,
+            codes.tokens(),
+            TOKENS[0],
+            latents,
+            1,
+            |_| (rows, 0..d),
+            work,
+        );
+        return Ok(());
+    }
+    let sorted = codes.by_latent(pool)?;
+    let used = |j: &usize| !sorted.of(*j).is_empty();
+    let used: Vec<usize> = (0..codes.d_sae).filter(used).collect();
+    let mut place: Vec<u32> = try_zeros(codes.d_sae)?;
+    for (i, &j) in (0..).zip(&used) {
+        place[j] = i;
+    }
+    let mut list = Scratch::try_take(codes.edges())?;
+    let list: &mut [u32] = bytemuck::cast_slice_mut(&mut list);
+    list.iter_mut()
+        .zip(latents)
+        .for_each(|(row, &j)| *row = place[j as usize]);
+    let strips = Strips::cut(pool, used.len(), d, |i| &w[used[i] * d..][..d], None)?;
+    let (tokens, count) = (codes.tokens(), strips.count());
+    with_lanes!(strips.lanes(), N => {
+        pieces(pool, tokens, TOKENS[1], list, count, |i| strips.strip::<N>(i), work);
+    });
+    Ok(())
+}
+
+fn pieces<G: Gather>(
+    pool: &Pool,
+    tokens: usize,
+    chunk: usize,
+    list: &[u32],
+    strips: usize,
+    strip: impl Fn(usize) -> (G, Range<usize>) + Sync,
+    work: &impl Work,
+) {
+    pool.run(tokens.div_ceil(chunk), |task| {
+        for index in 0..strips {
+            let (rows, columns) = strip(index);
+            let tokens = task * chunk..tokens.min((task + 1) * chunk);
+            // SAFETY: each token belongs to one task.
+            unsafe {
+                work.run(
+                    pool.isa(),
+                    &Piece {
+                        rows,
+                        list,
+                        index,
+                        columns,
+                        tokens,
+                    },
+                )
+            };
+        }
+    });
+}
+
+/// Columns of the row that token `b` starts from.
+fn start(base: &Base<'_, Vec<f32>>, b: usize, d: usize, columns: Range<usize>, to: &mut [f32]) {
+    match base {
+        Base::Zero => to.fill(0.0),
+        Base::Row(row) => to.copy_from_slice(&row[columns]),
+        Base::Rows(rows) => to.copy_from_slice(&rows[b * d..][columns]),
     }
 }
 
 /// See [`crate::device::sae::SaeOps::decode`].
 pub fn decode(pool: &Pool, work: &Decode<'_, Cpu>, out: &mut [f32]) -> Result<()> {
-    let decoder = Decoder::new(pool, work)?;
-    let (tokens, d) = (work.codes.tokens(), work.d_out);
     let out = Parts::new(out);
-    pool.run(tokens.div_ceil(decoder.tokens()), |task| {
-        for index in 0..decoder.strips.count() {
-            let (w, columns) = decoder.strips.strip(index);
-            for b in (task * decoder.tokens()..tokens).take(decoder.tokens()) {
-                // SAFETY: each token belongs to one task.
-                let out = unsafe { out.part(b * d + columns.start, columns.len()) };
-                start(&work.base, b, d, &columns, out);
-                let edges = work.codes.row(b);
-                let ahead = &decoder.row[edges.end..];
-                sum(
-                    pool.isa(),
-                    out,
-                    w,
-                    &decoder.row[edges.clone()],
-                    &work.values[edges],
-                    ahead,
-                );
-            }
-        }
-    });
-    Ok(())
+    for_tokens(pool, work, &Decoding { work, out })
 }
 
-/// Columns of the row that token `b` starts from.
-fn start(
-    base: &Base<'_, Vec<f32>>,
-    b: usize,
-    d: usize,
-    columns: &std::ops::Range<usize>,
-    out: &mut [f32],
-) {
-    match base {
-        Base::Zero => out.fill(0.0),
-        Base::Row(row) => out.copy_from_slice(&row[columns.clone()]),
-        Base::Rows(rows) => out.copy_from_slice(&rows[b * d..][columns.clone()]),
+struct Decoding<'a> {
+    work: &'a Decode<'a, Cpu>,
+    out: Parts<'a, f32>,
+}
+
+impl Work for Decoding<'_> {
+    unsafe fn run<G: Gather>(&self, isa: Isa, piece: &Piece<'_, G>) {
+        let (d, columns) = (self.work.d_out, &piece.columns);
+        let mut row = vec![0.0; piece.rows.width()];
+        for b in piece.tokens.clone() {
+            start(
+                &self.work.base,
+                b,
+                d,
+                columns.clone(),
+                &mut row[..columns.len()],
+            );
+            let edges = self.work.codes.row(b);
+            let (list, values) = (&piece.list[edges.clone()], &self.work.values[edges.clone()]);
+            piece
+                .rows
+                .add(isa, &mut row, list, values, None, &piece.list[edges.end..]);
+            // SAFETY: no other thread works on this token.
+            let out = unsafe { self.out.part(b * d + columns.start, columns.len()) };
+            out.copy_from_slice(&row[..columns.len()]);
+        }
     }
 }
 
@@ -121,30 +158,16 @@ pub fn reconstruct(
     work: &Reconstruct<'_, Cpu>,
     out: Reconstruction<'_, Vec<f32>>,
 ) -> Result<Vec<f64>> {
-    let decoder = Decoder::new(pool, &work.decode)?;
-    let codes = work.decode.codes;
-    let (tokens, d, groups) = (codes.tokens(), work.decode.d_out, work.prefixes.len());
-    let mut errors: Vec<f64> = try_zeros(tokens * groups)?;
-    let fit = Fit {
+    let groups = work.prefixes.len();
+    let mut errors: Vec<f64> = try_zeros(work.decode.codes.tokens() * groups)?;
+    let fitting = Fitting {
         work,
-        decoder: &decoder,
         out: out.out.map(|out| Parts::new(out)),
         grad: Parts::new(out.grad),
         dots: Parts::new(out.dots),
         errors: Parts::new(&mut errors),
     };
-    pool.run(tokens.div_ceil(decoder.tokens()), |task| {
-        let mut row = vec![0.0; d];
-        let mut ends = Vec::with_capacity(groups);
-        for index in 0..decoder.strips.count() {
-            let strip = decoder.strips.strip(index);
-            for b in (task * decoder.tokens()..tokens).take(decoder.tokens()) {
-                group_ends(codes, b, work.prefixes, &mut ends);
-                // SAFETY: each token belongs to one task.
-                unsafe { fit.token(pool, b, index, &strip, &ends, &mut row) };
-            }
-        }
-    });
+    for_tokens(pool, &work.decode, &fitting)?;
     let mut sums = vec![0.0; groups];
     for token in errors.chunks_exact(groups) {
         sums.iter_mut().zip(token).for_each(|(sum, e)| *sum += e);
@@ -155,148 +178,169 @@ pub fn reconstruct(
 /// The end of each group of token `b`'s edges; they ascend by latent, so groups are runs.
 fn group_ends(codes: &Codes, b: usize, prefixes: &[Prefix], ends: &mut Vec<usize>) {
     let edges = codes.row(b);
+    if let [_] = prefixes {
+        // The only group has all of them.
+        ends.clear();
+        return ends.push(edges.end);
+    }
     let latents = &codes.latent[edges.clone()];
+    let below = |p: &Prefix| latents.partition_point(|&j| (j as usize) < p.width);
     ends.clear();
-    ends.extend(
-        prefixes
-            .iter()
-            .map(|p| edges.start + latents.partition_point(|&j| (j as usize) < p.width)),
-    );
+    ends.extend(prefixes.iter().map(|p| edges.start + below(p)));
 }
 
-/// A reconstruction under way.
-struct Fit<'a> {
+struct Fitting<'a> {
     work: &'a Reconstruct<'a, Cpu>,
-    decoder: &'a Decoder<'a>,
     out: Option<Parts<'a, f32>>,
     grad: Parts<'a, f32>,
     dots: Parts<'a, f32>,
     errors: Parts<'a, f64>,
 }
 
-impl Fit<'_> {
-    /// One strip of token `b`; `row` is scratch memory for x̂.
+impl Work for Fitting<'_> {
+    unsafe fn run<G: Gather>(&self, isa: Isa, piece: &Piece<'_, G>) {
+        let mut row = vec![0.0; piece.rows.width()];
+        let mut ends = Vec::with_capacity(self.work.prefixes.len());
+        for b in piece.tokens.clone() {
+            group_ends(self.work.decode.codes, b, self.work.prefixes, &mut ends);
+            // SAFETY: no other thread works on this token.
+            unsafe {
+                self.forward(isa, piece, b, &ends, &mut row);
+                self.backward(isa, piece, b, &ends, &mut row);
+            }
+        }
+    }
+}
+
+impl Fitting<'_> {
+    /// Columns of row (m, b) of the gradient.
+    ///
+    /// # Safety
+    /// No other thread works on this token, and no other part of it is held.
+    unsafe fn grad(&self, m: usize, b: usize, columns: &Range<usize>) -> &mut [f32] {
+        let decode = &self.work.decode;
+        let row = m * decode.codes.tokens() + b;
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.grad
+                .part(row * decode.d_out + columns.start, columns.len())
+        }
+    }
+
+    /// x̂ and g of every group; leaves x̂ in `row`.
     ///
     /// # Safety
     /// No other thread works on this token.
-    unsafe fn token(
+    unsafe fn forward<G: Gather>(
         &self,
-        pool: &Pool,
+        isa: Isa,
+        piece: &Piece<'_, G>,
         b: usize,
-        strip: usize,
-        (w, columns): &(RowsOf<'_>, std::ops::Range<usize>),
         ends: &[usize],
         row: &mut [f32],
     ) {
-        let (isa, decode) = (pool.isa(), &self.work.decode);
-        let (d, tokens) = (decode.d_out, decode.codes.tokens());
-        let edges = decode.codes.row(b);
-        let list = &self.decoder.row[..];
-        let sum_row = &mut row[..w.width];
-        start(&decode.base, b, d, columns, sum_row);
-        // SAFETY: everything below belongs to this token.
-        let grad = |m: usize| unsafe {
-            self.grad
-                .part((m * tokens + b) * d + columns.start, w.width)
-        };
-        let mut from = edges.start;
-        for (m, (prefix, &end)) in self.work.prefixes.iter().zip(ends).enumerate() {
-            let ahead = &list[end..];
-            sum(
-                isa,
-                sum_row,
-                *w,
-                &list[from..end],
-                &decode.values[from..end],
-                ahead,
-            );
-            from = end;
-            let (y, minus) = self.target(b, columns);
-            let error = residual(isa, sum_row, y, minus, prefix.scale as f32, grad(m));
-            // SAFETY: as above.
-            unsafe { self.errors.part(b * ends.len() + m, 1)[0] += error };
-        }
-        if let Some(out) = &self.out {
-            // SAFETY: as above.
-            unsafe { out.part(b * d + columns.start, w.width) }.copy_from_slice(sum_row);
-        }
-        // From g to G, the last group first; then each group's dot products.
-        let mut end = edges.end;
-        for m in (0..ends.len()).rev() {
-            if m + 1 < ends.len() {
-                for (g, later) in grad(m).iter_mut().zip(&*grad(m + 1)) {
-                    *g += later;
-                }
-            }
-            let from = if m == 0 { edges.start } else { ends[m - 1] };
-            // SAFETY: as above.
-            let out = unsafe { self.dots.part(from, end - from) };
-            dots(isa, grad(m), *w, &list[from..end], strip > 0, out);
-            end = from;
-        }
-    }
-
-    /// Columns of the target of token `b`, and what is subtracted from it.
-    fn target(&self, b: usize, columns: &std::ops::Range<usize>) -> (&[f32], Option<&[f32]>) {
-        let d = self.work.decode.d_out;
-        match &self.work.target {
-            Target::Rows(y) => (&y.buf[(y.first + b) * d..][columns.clone()], None),
+        let (decode, columns) = (&self.work.decode, &piece.columns);
+        let (d, width) = (decode.d_out, columns.len());
+        start(&decode.base, b, d, columns.clone(), &mut row[..width]);
+        let (y, minus) = match &self.work.target {
+            Target::Rows(y) => (&y.buf[(y.first + b) * d..], None),
             Target::Residual { of, out } => (
-                &of.buf[(of.first + b) * d..][columns.clone()],
+                &of.buf[(of.first + b) * d..],
                 Some(&out[b * d..][columns.clone()]),
             ),
+        };
+        let mut from = decode.codes.row(b).start;
+        for (m, (prefix, &end)) in self.work.prefixes.iter().zip(ends).enumerate() {
+            let (list, values) = (&piece.list[from..end], &decode.values[from..end]);
+            piece
+                .rows
+                .add(isa, row, list, values, None, &piece.list[end..]);
+            from = end;
+            // SAFETY: the caller's promise.
+            let (grad, error) = unsafe {
+                (
+                    self.grad(m, b, columns),
+                    self.errors.part(b * ends.len() + m, 1),
+                )
+            };
+            let (y, scale) = (&y[columns.clone()], prefix.scale as f32);
+            error[0] += residual(isa, &row[..width], y, minus, scale, grad);
+        }
+        if let Some(out) = &self.out {
+            // SAFETY: the caller's promise.
+            let out = unsafe { out.part(b * d + columns.start, width) };
+            out.copy_from_slice(&row[..width]);
         }
     }
-}
 
-for_each_isa! {
-    fn sum<FMA>(
-        out: &mut [f32],
-        rows: RowsOf<'_>,
-        list: &[u32],
-        values: &[f32],
-        ahead: &[u32],
+    /// From g to G, the last group first; then each group's dot products.
+    ///
+    /// # Safety
+    /// No other thread works on this token.
+    unsafe fn backward<G: Gather>(
+        &self,
+        isa: Isa,
+        piece: &Piece<'_, G>,
+        b: usize,
+        ends: &[usize],
+        row: &mut [f32],
     ) {
-        gather::add_rows::<FMA>(out, rows, list, values, None, ahead);
-    }
-}
-
-for_each_isa! {
-    fn dots<FMA>(g: &[f32], rows: RowsOf<'_>, list: &[u32], add: bool, out: &mut [f32]) {
-        gather::dots::<FMA>(g, rows, list, add, out);
+        let edges = self.work.decode.codes.row(b);
+        row.fill(0.0);
+        let mut end = edges.end;
+        for m in (0..ends.len()).rev() {
+            let from = if m == 0 { edges.start } else { ends[m - 1] };
+            // SAFETY: the caller's promise.
+            let (grad, dots) = unsafe {
+                (
+                    self.grad(m, b, &piece.columns),
+                    self.dots.part(from, end - from),
+                )
+            };
+            for (sum, g) in row.iter_mut().zip(&mut *grad) {
+                *sum += *g;
+                *g = *sum;
+            }
+            if piece.index == 0 {
+                dots.fill(0.0);
+            }
+            piece.rows.add_dots(isa, row, &piece.list[from..end], dots);
+            end = from;
+        }
     }
 }
 
 for_each_isa! {
     /// grad = scale·(x̂ − (y − minus)); returns ‖x̂ − (y − minus)‖².
-    fn residual<FMA>(
+    fn residual<L>(
         out: &[f32],
         y: &[f32],
         minus: Option<&[f32]>,
         scale: f32,
         grad: &mut [f32],
     ) -> f64 {
+        const LANES: usize = 8;
         let n = out.len();
         let (y, grad) = (&y[..n], &mut grad[..n]);
-        match minus {
-            None => {
-                for c in 0..n {
-                    grad[c] = out[c] - y[c];
-                }
-            }
-            Some(minus) => {
-                let minus = &minus[..n];
-                for c in 0..n {
-                    grad[c] = out[c] - (y[c] - minus[c]);
-                }
+        for c in 0..n {
+            grad[c] = out[c] - y[c];
+        }
+        if let Some(minus) = minus {
+            for (c, minus) in minus[..n].iter().enumerate() {
+                grad[c] = out[c] - (y[c] - minus);
             }
         }
         let mut lanes = [0.0f64; LANES];
-        for chunk in grad.chunks_mut(LANES) {
-            for (lane, r) in lanes.iter_mut().zip(chunk) {
+        let (whole, rest) = grad.as_chunks_mut::<LANES>();
+        for r in whole {
+            for (lane, r) in lanes.iter_mut().zip(r) {
                 *lane += f64::from(*r) * f64::from(*r);
                 *r *= scale;
             }
+        }
+        for (lane, r) in lanes.iter_mut().zip(rest) {
+            *lane += f64::from(*r) * f64::from(*r);
+            *r *= scale;
         }
         lanes.iter().sum()
     }

@@ -1,44 +1,26 @@
-//! Sums over gathered rows, and dot products with them: four rows at a time, so that the
-//! accumulator is loaded once for four, while the next four are fetched.
+//! Sums over gathered rows, and dot products with them.
 //!
-//! Orders: a sum takes its terms in the order of the list; a dot product has 16 lanes,
-//! element c in lane c mod 16, added as a tree.
+//! Orders: a sum takes its terms in the order of the list; a dot product has sixteen lanes,
+//! element c in lane c mod 16.
 
-use super::simd::{LANES, add_lanes, fma};
+use super::isa::Isa;
+use super::simd::{LANES, Lanes, for_each_isa};
 
-/// Rows of a matrix: row i is `data[i · stride ..][.. width]`.
+/// Rows of a matrix, four at a time while the next four are fetched: for rows that come
+/// from memory.
 #[derive(Clone, Copy)]
-pub struct RowsOf<'a> {
-    /// The elements.
+pub struct Whole<'a> {
+    /// [rows, width].
     pub data: &'a [f32],
-    /// From row to row.
-    pub stride: usize,
     /// Elements of a row.
     pub width: usize,
 }
 
-impl<'a> RowsOf<'a> {
-    #[inline(always)]
-    fn row(&self, i: u32) -> &'a [f32] {
-        &self.data[i as usize * self.stride..][..self.width]
-    }
-
-    /// Fetches columns `from ..  from + SEGMENT` of row `i`.
-    #[inline(always)]
-    fn prefetch(&self, i: u32, from: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let row = self.data.as_ptr().wrapping_add(i as usize * self.stride);
-            let end = self.width.min(from + SEGMENT);
-            for c in (from..end).step_by(16) {
-                // SAFETY: a prefetch may be of any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(c).cast()) };
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (i, from);
-    }
+/// Rows of a strip of `16·N` columns: for rows that are in L2.
+#[derive(Clone, Copy)]
+pub struct Strip<'a, const N: usize> {
+    /// [rows, 16·N].
+    pub data: &'a [[[f32; LANES]; N]],
 }
 
 /// Columns between two rounds of prefetches.
@@ -46,128 +28,231 @@ const SEGMENT: usize = 128;
 /// Rows taken at a time.
 const GROUP: usize = 4;
 
-/// sum[c] += Σ_e values[e]·(rows[list[e]][c] − center[c]).
-///
-/// `ahead` are the rows that will be asked for next.
+/// Where rows are gathered from.
+pub trait Gather: Copy {
+    /// Elements of a row, padding included.
+    fn width(&self) -> usize;
+    /// sum += Σ_e values[e]·(rows[list[e]] − center); `ahead` are the rows that come next.
+    fn add(
+        &self,
+        isa: Isa,
+        sum: &mut [f32],
+        list: &[u32],
+        values: &[f32],
+        center: Option<&[f32]>,
+        ahead: &[u32],
+    );
+    /// out[e] += g·rows[list[e]].
+    fn add_dots(&self, isa: Isa, g: &[f32], list: &[u32], out: &mut [f32]);
+}
+
+impl Gather for Whole<'_> {
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn add(
+        &self,
+        isa: Isa,
+        sum: &mut [f32],
+        list: &[u32],
+        values: &[f32],
+        center: Option<&[f32]>,
+        ahead: &[u32],
+    ) {
+        add_rows(isa, sum, *self, list, values, center, ahead);
+    }
+
+    fn add_dots(&self, isa: Isa, g: &[f32], list: &[u32], out: &mut [f32]) {
+        add_dots(isa, g, *self, list, out);
+    }
+}
+
+impl<const N: usize> Gather for Strip<'_, N> {
+    fn width(&self) -> usize {
+        N * LANES
+    }
+
+    fn add(
+        &self,
+        isa: Isa,
+        sum: &mut [f32],
+        list: &[u32],
+        values: &[f32],
+        center: Option<&[f32]>,
+        _ahead: &[u32],
+    ) {
+        assert!(center.is_none(), "strips are centred when they are cut");
+        let sum = sum.as_chunks_mut().0;
+        let sum: &mut [[f32; LANES]; N] = sum.try_into().expect("a padded row");
+        add_strip_rows(isa, sum, *self, list, values);
+    }
+
+    fn add_dots(&self, isa: Isa, g: &[f32], list: &[u32], out: &mut [f32]) {
+        let g: &[[f32; LANES]; N] = g.as_chunks().0.try_into().expect("a padded row");
+        add_strip_dots(isa, g, *self, list, out);
+    }
+}
+
+impl<'a> Whole<'a> {
+    #[inline(always)]
+    fn row(&self, i: u32) -> &'a [f32] {
+        &self.data[i as usize * self.width..][..self.width]
+    }
+
+    /// Fetches columns `from .. from + SEGMENT` of the first few rows of `list`.
+    #[inline(always)]
+    fn prefetch(&self, list: &[u32], from: usize) {
+        #[cfg(target_arch = "x86_64")]
+        for &i in list.iter().take(GROUP) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let row = self.data.as_ptr().wrapping_add(i as usize * self.width);
+            for c in (from..self.width.min(from + SEGMENT)).step_by(LANES) {
+                // SAFETY: a prefetch may be of any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(c).cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (list, from);
+    }
+}
+
+for_each_isa! {
+    /// sum[c] += Σ_e values[e]·(rows[list[e]][c] − center[c]), where `ahead` are the rows
+    /// that will be asked for next.
+    pub fn add_rows<L>(
+        sum: &mut [f32],
+        rows: Whole<'_>,
+        list: &[u32],
+        values: &[f32],
+        center: Option<&[f32]>,
+        ahead: &[u32],
+    ) {
+        let full = list.len() / GROUP * GROUP;
+        for e in (0..full).step_by(GROUP) {
+            let four = [0, 1, 2, 3].map(|i| rows.row(list[e + i]));
+            let v = [0, 1, 2, 3].map(|i| values[e + i]);
+            let next = if e + GROUP < list.len() { &list[e + GROUP..] } else { ahead };
+            add_group::<L, GROUP>(sum, rows, four, v, center, next);
+        }
+        for (e, (&i, &v)) in list.iter().zip(values).enumerate().skip(full) {
+            let next = if e + 1 < list.len() { &[] } else { ahead };
+            add_group::<L, 1>(sum, rows, [rows.row(i)], [v], center, next);
+        }
+    }
+}
+
 #[inline(always)]
-pub fn add_rows<const FMA: bool>(
+fn add_group<L: Lanes, const G: usize>(
     sum: &mut [f32],
-    rows: RowsOf<'_>,
-    list: &[u32],
-    values: &[f32],
+    rows: Whole<'_>,
+    group: [&[f32]; G],
+    v: [f32; G],
     center: Option<&[f32]>,
-    ahead: &[u32],
+    next: &[u32],
 ) {
-    let full = list.len() / GROUP * GROUP;
-    for e in (0..full).step_by(GROUP) {
-        let four: [&[f32]; GROUP] = std::array::from_fn(|i| rows.row(list[e + i]));
-        let v: [f32; GROUP] = std::array::from_fn(|i| values[e + i]);
-        let next = match e + GROUP < list.len() {
-            true => &list[e + GROUP..],
-            false => ahead,
-        };
-        let next = &next[..next.len().min(GROUP)];
-        for from in (0..rows.width).step_by(SEGMENT) {
-            next.iter().for_each(|&i| rows.prefetch(i, from));
-            let part = from..rows.width.min(from + SEGMENT);
-            let four = four.map(|row| &row[part.clone()]);
-            let center = center.map(|c| &c[part.clone()]);
-            add_four::<FMA>(&mut sum[part], four, v, center);
+    let width = rows.width;
+    let (sum, group) = (&mut sum[..width], group.map(|row| &row[..width]));
+    let lanes = v.map(L::splat);
+    let whole = width / LANES * LANES;
+    for from in (0..whole).step_by(SEGMENT) {
+        rows.prefetch(next, from);
+        for c in (from..whole.min(from + SEGMENT)).step_by(LANES) {
+            let mut part = L::load(&sum[c..]);
+            for (row, v) in group.iter().zip(lanes) {
+                let mut row = L::load(&row[c..]);
+                if let Some(center) = center {
+                    row = row.minus(L::load(&center[c..]));
+                }
+                part = part.plus_product(v, row);
+            }
+            part.store(&mut sum[c..]);
         }
     }
-    for (&i, &v) in list[full..].iter().zip(&values[full..]) {
-        let row = rows.row(i);
-        match center {
-            None => {
-                for (sum, r) in sum.iter_mut().zip(row) {
-                    *sum = fma::<FMA>(v, *r, *sum);
-                }
-            }
-            Some(center) => {
-                for ((sum, r), m) in sum.iter_mut().zip(row).zip(center) {
-                    *sum = fma::<FMA>(v, r - m, *sum);
-                }
-            }
+    for c in whole..width {
+        for (row, v) in group.iter().zip(v) {
+            sum[c] = L::fma(v, row[c] - center.map_or(0.0, |m| m[c]), sum[c]);
         }
     }
-    if full < list.len() {
-        for &i in ahead.iter().take(GROUP) {
-            (0..rows.width)
-                .step_by(SEGMENT)
-                .for_each(|from| rows.prefetch(i, from));
+}
+
+for_each_isa! {
+    /// out[e] += g·rows[list[e]].
+    fn add_dots<L>(g: &[f32], rows: Whole<'_>, list: &[u32], out: &mut [f32]) {
+        let full = list.len() / GROUP * GROUP;
+        for e in (0..full).step_by(GROUP) {
+            let four = [0, 1, 2, 3].map(|i| rows.row(list[e + i]));
+            let sums = dot_group::<L, GROUP>(g, four);
+            out[e..].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+        }
+        for (out, &i) in out.iter_mut().zip(list).skip(full) {
+            *out += dot_group::<L, 1>(g, [rows.row(i)])[0];
         }
     }
 }
 
 #[inline(always)]
-fn add_four<const FMA: bool>(
-    sum: &mut [f32],
-    rows: [&[f32]; GROUP],
-    v: [f32; GROUP],
-    center: Option<&[f32]>,
-) {
-    let n = sum.len();
-    let rows = rows.map(|row| &row[..n]);
-    match center {
-        None => {
-            for (c, sum) in sum.iter_mut().enumerate() {
-                for (row, v) in rows.iter().zip(v) {
-                    *sum = fma::<FMA>(v, row[c], *sum);
-                }
-            }
-        }
-        Some(center) => {
-            let center = &center[..n];
-            for (c, sum) in sum.iter_mut().enumerate() {
-                for (row, v) in rows.iter().zip(v) {
-                    *sum = fma::<FMA>(v, row[c] - center[c], *sum);
-                }
-            }
-        }
-    }
-}
-
-/// out[e] = g·rows[list[e]], or `out[e] += …` where `add`.
-#[inline(always)]
-pub fn dots<const FMA: bool>(
-    g: &[f32],
-    rows: RowsOf<'_>,
-    list: &[u32],
-    add: bool,
-    out: &mut [f32],
-) {
-    let mut put = |e: usize, dot: f32| out[e] = if add { out[e] + dot } else { dot };
-    let full = list.len() / GROUP * GROUP;
-    for e in (0..full).step_by(GROUP) {
-        let four = std::array::from_fn(|i| rows.row(list[e + i]));
-        let sums = dot_rows::<FMA, GROUP>(g, four);
-        for (i, sum) in sums.into_iter().enumerate() {
-            put(e + i, sum);
-        }
-    }
-    for (e, &i) in list.iter().enumerate().skip(full) {
-        let [sum] = dot_rows::<FMA, 1>(g, [rows.row(i)]);
-        put(e, sum);
-    }
-}
-
-#[inline(always)]
-fn dot_rows<const FMA: bool, const N: usize>(g: &[f32], rows: [&[f32]; N]) -> [f32; N] {
-    let mut lanes = [[0.0f32; LANES]; N];
+fn dot_group<L: Lanes, const G: usize>(g: &[f32], group: [&[f32]; G]) -> [f32; G] {
+    let group = group.map(|row| &row[..g.len()]);
     let whole = g.len() / LANES * LANES;
+    let mut sums = [L::splat(0.0); G];
     for c in (0..whole).step_by(LANES) {
-        let g: &[f32; LANES] = g[c..c + LANES].try_into().expect("LANES values");
-        for (lanes, row) in lanes.iter_mut().zip(rows) {
-            let row: &[f32; LANES] = row[c..c + LANES].try_into().expect("LANES values");
-            for ((lane, g), r) in lanes.iter_mut().zip(g).zip(row) {
-                *lane = fma::<FMA>(*g, *r, *lane);
+        let g = L::load(&g[c..]);
+        for (sum, row) in sums.iter_mut().zip(group) {
+            *sum = sum.plus_product(g, L::load(&row[c..]));
+        }
+    }
+    if whole < g.len() {
+        let g = L::load_part(&g[whole..]);
+        for (sum, row) in sums.iter_mut().zip(group) {
+            *sum = sum.plus_product(g, L::load_part(&row[whole..]));
+        }
+    }
+    sums.map(L::sum)
+}
+
+for_each_isa! {
+    /// sum += Σ_e values[e]·rows[list[e]].
+    fn add_strip_rows<L, const N>(
+        sum: &mut [[f32; LANES]; N],
+        rows: Strip<'_, N>,
+        list: &[u32],
+        values: &[f32],
+    ) {
+        let mut parts = [L::splat(0.0); N];
+        for (part, sum) in parts.iter_mut().zip(&*sum) {
+            *part = L::load(sum);
+        }
+        for (&i, &v) in list.iter().zip(values) {
+            let v = L::splat(v);
+            for (part, row) in parts.iter_mut().zip(&rows.data[i as usize]) {
+                *part = part.plus_product(v, L::load(row));
             }
         }
-    }
-    for (lanes, row) in lanes.iter_mut().zip(rows) {
-        for ((lane, g), r) in lanes.iter_mut().zip(&g[whole..]).zip(&row[whole..]) {
-            *lane = fma::<FMA>(*g, *r, *lane);
+        for (part, sum) in parts.into_iter().zip(sum) {
+            part.store(sum);
         }
     }
-    lanes.map(add_lanes)
+}
+
+for_each_isa! {
+    /// out[e] += g·rows[list[e]].
+    fn add_strip_dots<L, const N>(
+        g: &[[f32; LANES]; N],
+        rows: Strip<'_, N>,
+        list: &[u32],
+        out: &mut [f32],
+    ) {
+        let mut lanes = [L::splat(0.0); N];
+        for (lanes, g) in lanes.iter_mut().zip(g) {
+            *lanes = L::load(g);
+        }
+        for (&i, out) in list.iter().zip(out) {
+            let mut sum = L::splat(0.0);
+            for (g, row) in lanes.iter().zip(&rows.data[i as usize]) {
+                sum = sum.plus_product(*g, L::load(row));
+            }
+            *out += sum.sum();
+        }
+    }
 }

@@ -29,11 +29,7 @@ impl PackedWeight {
     /// Packs `w` [n, k], row-major.
     pub fn new(w: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(w.len(), n * k);
-        Self::of(View::rows(w, k), n, k)
-    }
-
-    /// Packs `w` [n, k] of any layout.
-    pub(super) fn of(w: View<'_>, n: usize, k: usize) -> Self {
+        let w = View::rows(w, k);
         let mut data = Aligned::zeros(n.div_ceil(NR) * NR * k);
         let mut panels = &mut data[..];
         for (start, len) in groups(k) {
@@ -77,50 +73,55 @@ pub fn gemm(
     accumulate: bool,
     out: &mut [f32],
 ) {
-    assert_eq!(a.len(), m * w.k);
-    product(pool, View::rows(a, w.k), m, w, bias, accumulate, out);
+    let (n, k) = (w.n, w.k);
+    assert_eq!(a.len(), m * k);
+    let a = View::rows(a, k);
+    for (start, len) in groups(k) {
+        let width = n.div_ceil(NR) * NR;
+        let w = &w.data[width * start..][..width * len];
+        let a = pack_panels::<MR>(pool, a.skip_columns(start), m, len, None);
+        let store = Store::new(out, m, n, bias, accumulate, start);
+        tiles(pool, &a, w, m, n, len, &store);
+    }
 }
 
-/// As [`gemm`], with `a` [m, k] of any layout.
-pub(super) fn product(
+/// As [`gemm`], of matrices `a` [m, k] and `w` [n, k] of any layout.
+pub fn product(
     pool: &Pool,
     a: View<'_>,
-    m: usize,
-    w: &PackedWeight,
+    w: View<'_>,
+    (m, n, k): (usize, usize, usize),
     bias: Option<&[f32]>,
     accumulate: bool,
     out: &mut [f32],
 ) {
-    let (n, k) = (w.n, w.k);
-    assert_eq!(out.len(), m * n);
-    assert!(bias.is_none_or(|b| b.len() == n));
     for (start, len) in groups(k) {
-        let group = &w.data[n.div_ceil(NR) * NR * start..][..n.div_ceil(NR) * NR * len];
-        let packed = pack_rows(pool, a.skip_columns(start), m, len, None);
-        let first = start == 0;
-        let store = Store {
-            n,
-            bias: bias.filter(|_| first),
-            add: accumulate || !first,
-            out: Parts::new(out),
-        };
-        tiles(pool, &packed, group, m, n, len, &store);
+        let a = pack_panels::<MR>(pool, a.skip_columns(start), m, len, None);
+        let w = pack_panels::<NR>(pool, w.skip_columns(start), n, len, None);
+        let store = Store::new(out, m, n, bias, accumulate, start);
+        tiles(pool, &a, &w, m, n, len, &store);
     }
 }
 
-/// Packs the rows of `a` [m, k], less `minus` [k], into panels `[m / MR][k][MR]`.
-pub fn pack_rows(pool: &Pool, a: View<'_>, m: usize, k: usize, minus: Option<&[f32]>) -> Scratch {
+/// Packs the rows of `m` [rows, k], less `minus` [k], into panels `[rows / W][k][W]`.
+pub(super) fn pack_panels<const W: usize>(
+    pool: &Pool,
+    m: View<'_>,
+    rows: usize,
+    k: usize,
+    minus: Option<&[f32]>,
+) -> Scratch {
     /// Panels a task.
     const CHUNK: usize = 4;
-    let panels = m.div_ceil(MR);
-    let mut packed = Scratch::take(panels * MR * k);
+    let panels = rows.div_ceil(W);
+    let mut packed = Scratch::take(panels * W * k);
     let parts = Parts::new(&mut packed);
     pool.run(panels.div_ceil(CHUNK), |task| {
         for index in task * CHUNK..panels.min((task + 1) * CHUNK) {
             // SAFETY: each panel belongs to one task.
-            let panel = unsafe { parts.part(index * MR * k, MR * k) };
-            let first = index * MR;
-            pack::panel::<MR>(a, first, MR.min(m - first), minus, panel);
+            let panel = unsafe { parts.part(index * W * k, W * k) };
+            let first = index * W;
+            pack::panel::<W>(m, first, W.min(rows - first), minus, panel);
         }
     });
     packed
@@ -134,7 +135,26 @@ struct Store<'a> {
     out: Parts<'a, f32>,
 }
 
-impl Store<'_> {
+impl<'a> Store<'a> {
+    /// The place of the products of the group of k that begins at `start`.
+    fn new(
+        out: &'a mut [f32],
+        m: usize,
+        n: usize,
+        bias: Option<&'a [f32]>,
+        accumulate: bool,
+        start: usize,
+    ) -> Self {
+        assert_eq!(out.len(), m * n);
+        assert!(bias.is_none_or(|b| b.len() == n));
+        Self {
+            n,
+            bias: bias.filter(|_| start == 0),
+            add: accumulate || start > 0,
+            out: Parts::new(out),
+        }
+    }
+
     /// Writes the part of `tile` that lies inside `out`.
     ///
     /// # Safety

@@ -1,6 +1,9 @@
 //! Aligned buffers, scratch memory that a thread keeps, and shared mutable slices.
 
+use super::out_of_memory;
+use crate::domain::Result;
 use std::cell::RefCell;
+use std::collections::TryReserveError;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
@@ -19,21 +22,24 @@ impl Aligned {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
         let mut new = Self::default();
-        new.set_len(len);
+        new.set_len(len).expect("memory for weights");
         new
     }
 
-    /// Grows or shrinks to `len`; what a grown part holds is unspecified.
-    fn set_len(&mut self, len: usize) {
+    /// Grows or shrinks to `len`; what it then holds is unspecified.
+    fn set_len(&mut self, len: usize) -> std::result::Result<(), TryReserveError> {
         let lines = len.div_ceil(16);
         if lines > self.lines.len() {
             if lines > self.lines.capacity() {
                 // The old content is not worth copying.
                 self.lines = Vec::new();
+                self.lines.try_reserve_exact(lines)?;
+                huge_pages(self.lines.as_mut_ptr(), lines);
             }
             self.lines.resize(lines, Line([0.0; 16]));
         }
         self.len = len;
+        Ok(())
     }
 }
 
@@ -50,6 +56,25 @@ impl DerefMut for Aligned {
     }
 }
 
+/// Asks for large pages for memory that was reserved and not yet touched: gathered rows
+/// lie all over it.
+pub fn huge_pages<T>(start: *mut T, len: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 4096;
+        let from = start.addr().next_multiple_of(PAGE);
+        let bytes = (start.addr() + len * size_of::<T>()).saturating_sub(from) / PAGE * PAGE;
+        if bytes >= 4 << 20 {
+            let from = start.with_addr(from).cast();
+            // SAFETY: the pages lie within the reservation, and the advice changes no
+            // content. It may be refused, which only costs time.
+            let _ = unsafe { rustix::mm::madvise(from, bytes, rustix::mm::Advice::LinuxHugepage) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, len);
+}
+
 thread_local! {
     static KEPT: RefCell<Vec<Aligned>> = const { RefCell::new(Vec::new()) };
 }
@@ -58,23 +83,31 @@ thread_local! {
 pub struct Scratch(Aligned);
 
 impl Scratch {
-    /// At least `len` floats, aligned to a cache line.
+    /// `len` floats, aligned to a cache line.
+    ///
+    /// # Panics
+    /// Where memory runs out; see [`Scratch::try_take`].
     pub fn take(len: usize) -> Self {
+        Self::try_take(len).expect("memory for scratch")
+    }
+
+    /// As [`Scratch::take`].
+    ///
+    /// # Errors
+    /// `out-of-memory`.
+    pub fn try_take(len: usize) -> Result<Self> {
         let mut buffer = KEPT.with_borrow_mut(|kept| {
             // The smallest that is large enough, or else the largest, which grows.
-            let fits = |b: &Aligned| b.lines.len() * 16 >= len;
-            let best = kept
-                .iter()
-                .enumerate()
-                .min_by_key(|(_, b)| match fits(b) {
-                    true => (0, b.lines.len()),
-                    false => (1, usize::MAX - b.lines.len()),
-                })
-                .map(|(index, _)| index);
+            let rank = |b: &Aligned| match b.lines.len() * 16 {
+                floats if floats >= len => (0, floats),
+                floats => (1, usize::MAX - floats),
+            };
+            let best = (0..kept.len()).min_by_key(|&i| rank(&kept[i]));
             best.map_or_else(Aligned::default, |index| kept.swap_remove(index))
         });
-        buffer.set_len(len);
-        Self(buffer)
+        let taken = buffer.set_len(len);
+        taken.map_err(|_| out_of_memory(len.saturating_mul(size_of::<f32>())))?;
+        Ok(Self(buffer))
     }
 }
 

@@ -16,7 +16,7 @@ pub mod isa;
 pub mod lm;
 mod memory;
 mod outer;
-mod pack;
+pub mod pack;
 pub mod peak;
 pub mod pool;
 mod sae;
@@ -62,6 +62,7 @@ fn try_zeros<T: Clone + Default>(len: usize) -> Result<Vec<T>> {
     let mut data = Vec::new();
     data.try_reserve_exact(len)
         .map_err(|_| out_of_memory(len.saturating_mul(size_of::<T>())))?;
+    memory::huge_pages(data.as_mut_ptr(), len);
     data.resize(len, T::default());
     Ok(data)
 }

@@ -5,14 +5,14 @@
 //! gathered matrix is cut into strips of columns first.
 
 use super::Cpu;
-use super::gather::{self, RowsOf};
-use super::memory::Parts;
+use super::codes::ByLatent;
+use super::gather::{Gather, Whole};
+use super::memory::{Parts, Scratch};
 use super::pool::Pool;
-use super::simd::for_each_isa;
-use super::strips::Strips;
-use super::try_zeros;
+use super::strips::{Strips, with_lanes};
 use crate::device::sae::{OuterGrad, group_of};
 use crate::domain::Result;
+use std::ops::Range;
 
 /// From this number of edges a token on, gathering from strips pays for their copy.
 const MANY_EDGES: usize = 64;
@@ -23,7 +23,7 @@ const LATENTS: usize = 64;
 pub fn outer_grad(pool: &Pool, work: &OuterGrad<'_, Cpu>, out: &mut [f32]) -> Result<()> {
     let (d, codes) = (work.d, work.codes);
     let sorted = codes.by_latent(pool)?;
-    let mut values: Vec<f32> = try_zeros(codes.edges())?;
+    let mut values = Scratch::try_take(codes.edges())?;
     {
         const CHUNK: usize = 1 << 14;
         let parts = Parts::new(&mut values);
@@ -51,46 +51,72 @@ pub fn outer_grad(pool: &Pool, work: &OuterGrad<'_, Cpu>, out: &mut [f32]) -> Re
         debug_assert!((first..end).all(|j| group_of(work.prefixes, j) == m));
         let rows = &work.rows.buf[work.rows.first * d + m * block..][..block];
         let many = sorted.ptr[end] - sorted.ptr[first];
-        let strips = match many as usize >= MANY_EDGES * codes.tokens().max(1) {
-            true => Strips::cut(pool, work.rows.count, d, |b| &rows[b * d..][..d], center),
-            false => Strips::Whole(RowsOf {
-                data: rows,
-                stride: d,
-                width: d,
-            }),
+        let task = Rows {
+            pool,
+            work,
+            sorted,
+            values: &values,
+            latents: first..end,
+            out: Parts::new(out),
         };
-        // Strips hold rows that are centred already.
-        let center = center.filter(|_| matches!(strips, Strips::Whole(_)));
-        let chunks = (end - first).div_ceil(LATENTS);
-        let parts = Parts::new(out);
-        pool.run(chunks * strips.count(), |task| {
-            let (rows, columns) = strips.strip(task / chunks);
-            let start = first + task % chunks * LATENTS;
-            for j in start..end.min(start + LATENTS) {
-                // SAFETY: each strip of a latent belongs to one task.
-                let out = unsafe { parts.part(j * d + columns.start, columns.len()) };
-                if !work.accumulate {
-                    out.fill(0.0);
-                }
-                let places = sorted.of(j);
-                let ahead = &sorted.token[places.end..];
-                let (tokens, values) = (&sorted.token[places.clone()], &values[places]);
-                sum(pool.isa(), out, rows, tokens, values, center, ahead);
-            }
-        });
+        if (many as usize) < MANY_EDGES * codes.tokens().max(1) {
+            let rows = Whole {
+                data: rows,
+                width: d,
+            };
+            task.run(1, |_| (rows, 0..d), center);
+        } else {
+            // Centred as they are cut.
+            let strips = Strips::cut(pool, work.rows.count, d, |b| &rows[b * d..][..d], center)?;
+            with_lanes!(strips.lanes(), N => {
+                task.run(strips.count(), |i| strips.strip::<N>(i), None);
+            });
+        }
     }
     Ok(())
 }
 
-for_each_isa! {
-    fn sum<FMA>(
-        out: &mut [f32],
-        rows: RowsOf<'_>,
-        list: &[u32],
-        values: &[f32],
+/// Rows of the gradient to be written.
+struct Rows<'a> {
+    pool: &'a Pool,
+    work: &'a OuterGrad<'a, Cpu>,
+    sorted: &'a ByLatent,
+    /// v of each edge, sorted by latent.
+    values: &'a [f32],
+    latents: Range<usize>,
+    out: Parts<'a, f32>,
+}
+
+impl Rows<'_> {
+    fn run<G: Gather + Sync>(
+        &self,
+        strips: usize,
+        strip: impl Fn(usize) -> (G, Range<usize>) + Sync,
         center: Option<&[f32]>,
-        ahead: &[u32],
     ) {
-        gather::add_rows::<FMA>(out, rows, list, values, center, ahead);
+        let (d, isa) = (self.work.d, self.pool.isa());
+        let chunks = self.latents.len().div_ceil(LATENTS);
+        self.pool.run(chunks * strips, |task| {
+            let (rows, columns) = strip(task / chunks);
+            let mut sum = vec![0.0; rows.width()];
+            let first = self.latents.start + task % chunks * LATENTS;
+            for j in first..self.latents.end.min(first + LATENTS) {
+                let places = self.sorted.of(j);
+                if places.is_empty() && self.work.accumulate {
+                    continue;
+                }
+                // SAFETY: each strip of a latent belongs to one task.
+                let out = unsafe { self.out.part(j * d + columns.start, columns.len()) };
+                let sum_row = &mut sum[..columns.len()];
+                match self.work.accumulate {
+                    true => sum_row.copy_from_slice(out),
+                    false => sum_row.fill(0.0),
+                }
+                let ahead = &self.sorted.token[places.end..];
+                let (list, values) = (&self.sorted.token[places.clone()], &self.values[places]);
+                rows.add(isa, &mut sum, list, values, center, ahead);
+                out.copy_from_slice(&sum[..columns.len()]);
+            }
+        });
     }
 }

@@ -73,14 +73,17 @@ pub fn panel_of<'a, const W: usize>(
     panel: &mut [f32],
 ) {
     assert!(count <= W && W.is_multiple_of(4) && panel.len().is_multiple_of(W));
+    /// Steps at a time: their part of the panel stays in L1 until it is complete.
+    const STEPS: usize = 64;
     let k = panel.len() / W;
-    let mut from = 0;
-    while from < count {
-        let four = 4.min(count - from);
-        // A missing row repeats the last one and is cleared below.
-        let rows = [0, 1, 2, 3].map(|i| &row(from + i.min(four - 1))[..k]);
-        transpose_4(rows, from, W, panel);
-        from += 4;
+    for start in (0..k).step_by(STEPS) {
+        let end = k.min(start + STEPS);
+        let panel = &mut panel[start * W..end * W];
+        for from in (0..count).step_by(4) {
+            // A missing row repeats the last one and is cleared below.
+            let rows = [0, 1, 2, 3].map(|i| &row(count.min(from + i + 1) - 1)[start..end]);
+            transpose_4(rows, from, W, panel);
+        }
     }
     for (step, to) in panel.chunks_exact_mut(W).enumerate() {
         if let Some(minus) = minus {

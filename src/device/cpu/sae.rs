@@ -1,7 +1,7 @@
 //! [`SaeOps`] on the CPU: where each operation is computed.
 
 use super::codes::Codes;
-use super::gemm::{self, PackedWeight};
+use super::gemm;
 use super::pack::View;
 use super::{Cpu, edges, encode, fit, outer, weights};
 use crate::device::sae::{
@@ -150,17 +150,10 @@ impl SaeOps for Cpu {
         d_out: usize,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        let w = PackedWeight::new(&w[..d_out * d_in], d_out, d_in);
         let (out, bias) = (&mut out[..x.count * d_out], &bias[..d_out]);
-        gemm::gemm(
-            &self.pool,
-            slice(x, d_in),
-            x.count,
-            &w,
-            Some(bias),
-            false,
-            out,
-        );
+        let (rows, w) = (View::rows(slice(x, d_in), d_in), View::rows(w, d_in));
+        let shape = (x.count, d_out, d_in);
+        gemm::product(&self.pool, rows, w, shape, Some(bias), false, out);
         Ok(())
     }
 
@@ -173,10 +166,11 @@ impl SaeOps for Cpu {
         dw: &mut Vec<f32>,
         accumulate: bool,
     ) -> Result<()> {
-        let g = View::transposed(slice(g, d_out), d_out);
-        let x = PackedWeight::of(View::transposed(slice(x, d_in), d_in), d_in, x.count);
         let dw = &mut dw[..d_out * d_in];
-        gemm::product(&self.pool, g, d_out, &x, None, accumulate, dw);
+        let shape = (d_out, d_in, x.count);
+        let g = View::transposed(slice(g, d_out), d_out);
+        let x = View::transposed(slice(x, d_in), d_in);
+        gemm::product(&self.pool, g, x, shape, None, accumulate, dw);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ pub fn add_bias(isa: Isa, tile: &mut Tile, bias: &[f32; NR]) {
 }
 
 super::simd::for_each_isa! {
-    fn rows_plus<FMA>(tile: &mut [f32; MR * NR], bias: &[f32; NR]) {
+    fn rows_plus<L>(tile: &mut [f32; MR * NR], bias: &[f32; NR]) {
         for row in tile.chunks_exact_mut(NR) {
             for (p, b) in row.iter_mut().zip(bias) {
                 *p += b;

@@ -5,32 +5,42 @@
 //! use loses nothing. Every buffer stays sorted by latent.
 
 use super::isa::Isa;
-use super::tile::MR;
-use super::try_zeros;
+use super::memory::Scratch;
+use super::scan::Masks;
+use super::simd::for_each_isa;
+use super::tile::{MR, NR};
 use crate::domain::Result;
+use std::cmp::Ordering;
 
 /// Maps a key to an integer of the same order; −0 and 0 are equal, NaN is least.
 #[inline(always)]
 pub fn order(key: f32) -> i32 {
-    if key.is_nan() {
-        return i32::MIN;
-    }
     let bits = (key + 0.0).to_bits() as i32;
-    bits ^ (((bits >> 31) as u32) >> 1) as i32
+    let order = bits ^ (((bits >> 31) as u32) >> 1) as i32;
+    if key.is_nan() { i32::MIN } else { order }
 }
 
-/// A key that [`order`] maps to `order`; NaN for the least.
+/// A key that [`order`] maps to `order`.
 pub fn key_of(order: i32) -> f32 {
     f32::from_bits((order ^ (((order >> 31) as u32) >> 1) as i32) as u32)
 }
 
 /// A candidate for an edge.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub struct Entry {
     /// Its latent.
     pub latent: u32,
     /// p.
     pub pre: f32,
+}
+
+impl Entry {
+    /// The order of its key, p·scale.
+    #[inline(always)]
+    pub fn order(&self, scale: Option<&[f32]>) -> i32 {
+        order(self.pre * scale.map_or(1.0, |scale| scale[self.latent as usize]))
+    }
 }
 
 /// The `k` largest keys of each row of a row panel, so far.
@@ -39,71 +49,91 @@ pub struct TopRows {
     /// Room for candidates in a row.
     room: usize,
     /// Keys up to this are of no use; NaN while every key is.
-    pub bound: [f32; MR],
+    bound: [f32; MR],
+    /// Whether a bound is NaN.
+    open: bool,
     len: [usize; MR],
-    // [MR][room]
-    orders: Vec<i32>,
-    entries: Vec<Entry>,
+    /// Entries [MR][room], then orders [room].
+    memory: Scratch,
 }
 
 impl TopRows {
     /// Nothing yet.
     pub fn new(k: usize) -> Result<Self> {
         // Sorting out after every k candidates or so; some slack where k is small.
-        let room = 2 * k + 32;
+        let room = 2 * k + 2 * NR;
         Ok(Self {
             k,
             room,
             bound: [f32::NAN; MR],
+            open: true,
             len: [0; MR],
-            orders: try_zeros(MR * room)?,
-            entries: try_zeros(MR * room)?,
+            memory: Scratch::try_take((2 * MR + 1) * room)?,
         })
     }
 
-    /// Takes an edge of `row` whose key is above the row's bound.
+    /// Keys up to the bound of their row are of no use.
+    pub fn bounds(&self) -> &[f32; MR] {
+        &self.bound
+    }
+
+    /// Sets the masks of rows whose bound is not known yet: everything is of use there.
+    pub fn open(&self, masks: &mut Masks) {
+        if self.open {
+            for (mask, bound) in masks.iter_mut().zip(&self.bound) {
+                *mask |= if bound.is_nan() { !0 } else { 0 };
+            }
+        }
+    }
+
+    /// Takes edges of `row`: those at the bits of `mask`.
     #[inline]
-    pub fn push(&mut self, isa: Isa, row: usize, order: i32, entry: Entry) {
-        let at = row * self.room + self.len[row];
-        self.orders[at] = order;
-        self.entries[at] = entry;
-        self.len[row] += 1;
-        if self.len[row] == self.room {
-            self.tighten(isa, row);
+    pub fn push(
+        &mut self,
+        isa: Isa,
+        scale: Option<&[f32]>,
+        row: usize,
+        mask: u32,
+        edge: impl Fn(usize) -> Entry,
+    ) {
+        // A mask has up to 32 bits, and the last 32 places are kept free for them.
+        let start = row * self.room;
+        let entries = &mut self.memory[..2 * MR * self.room];
+        let entries: &mut [Entry] = bytemuck::cast_slice_mut(entries);
+        let mut at = start + self.len[row];
+        for i in bits(mask) {
+            entries[at] = edge(i);
+            at += 1;
+        }
+        self.len[row] = at - start;
+        if self.len[row] > self.room - NR {
+            self.tighten(isa, scale, row);
         }
     }
 
     /// Drops all but the `k` best of `row` and raises its bound.
-    fn tighten(&mut self, isa: Isa, row: usize) {
+    #[cold]
+    fn tighten(&mut self, isa: Isa, scale: Option<&[f32]>, row: usize) {
         if self.len[row] <= self.k {
             return;
         }
-        let edges = row * self.room..row * self.room + self.len[row];
-        let orders = &mut self.orders[edges.clone()];
-        let entries = &mut self.entries[edges];
-        if self.k == 0 {
-            self.len[row] = 0;
-            self.bound[row] = f32::INFINITY;
-            return;
-        }
-        let (least, mut ties) = kth_largest(isa, orders, self.k);
-        let mut kept = 0;
-        for from in 0..orders.len() {
-            let order = orders[from];
-            let tie = order == least && ties > 0;
-            ties -= usize::from(tie);
-            orders[kept] = order;
-            entries[kept] = entries[from];
-            kept += usize::from(order > least || tie);
-        }
-        self.len[row] = kept;
-        self.bound[row] = key_of(least);
+        let (entries, orders) = self.memory.split_at_mut(2 * MR * self.room);
+        let entries: &mut [Entry] = bytemuck::cast_slice_mut(entries);
+        let orders = &mut bytemuck::cast_slice_mut(orders)[..self.len[row]];
+        let entries = &mut entries[row * self.room..][..self.len[row]];
+        self.len[row] = self.k;
+        self.bound[row] = match self.k {
+            0 => f32::INFINITY,
+            k => key_of(keep_largest(isa, entries, scale, k, orders)),
+        };
+        self.open = self.bound.iter().any(|bound| bound.is_nan());
     }
 
     /// Sorts out for the last time; returns what is kept of `row`, by latent.
-    pub fn finish(&mut self, isa: Isa, row: usize) -> &[Entry] {
-        self.tighten(isa, row);
-        &self.entries[row * self.room..][..self.len[row]]
+    pub fn finish(&mut self, isa: Isa, scale: Option<&[f32]>, row: usize) -> &[Entry] {
+        self.tighten(isa, scale, row);
+        let entries: &[Entry] = bytemuck::cast_slice(&self.memory[..2 * MR * self.room]);
+        &entries[row * self.room..][..self.len[row]]
     }
 
     /// Edges that `row` will have in the end.
@@ -112,54 +142,94 @@ impl TopRows {
     }
 }
 
-/// The `k`-th largest of `orders`, and how many of the values equal to it belong to the
-/// `k` largest.
-pub fn kth_largest(isa: Isa, orders: &[i32], k: usize) -> (i32, usize) {
-    debug_assert!(0 < k && k <= orders.len());
-    let (mut low, mut high) = range(isa, orders);
-    // The largest value that at least k values reach.
-    while low < high {
-        let (from, to) = (i64::from(low), i64::from(high));
-        let middle = (from + (to - from + 1) / 2) as i32;
-        let (reached, least) = reaching(isa, orders, middle);
-        match reached.cmp(&k) {
-            std::cmp::Ordering::Less => high = middle - 1,
-            std::cmp::Ordering::Equal => {
-                low = least;
-                break;
-            }
-            std::cmp::Ordering::Greater => low = middle,
-        }
-    }
-    // `low` is not the least i32 where a value above it exists, so neither is `low + 1`.
-    let above = match low.checked_add(1) {
-        Some(next) => reaching(isa, orders, next).0,
-        None => 0,
-    };
-    (low, k - above)
+/// The numbers of the bits of `mask`, ascending.
+#[inline(always)]
+pub fn bits(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = mask.trailing_zeros() as usize;
+        let some = mask != 0;
+        mask &= mask.wrapping_sub(1);
+        some.then_some(bit)
+    })
 }
 
-super::simd::for_each_isa! {
-    fn range<FMA>(orders: &[i32]) -> (i32, i32) {
+/// Moves the `k` entries with the largest keys to the front, in the order they have; of
+/// equal ones the first. Returns the least order that was kept; `orders` is scratch memory.
+fn keep_largest(
+    isa: Isa,
+    entries: &mut [Entry],
+    scale: Option<&[f32]>,
+    k: usize,
+    orders: &mut [i32],
+) -> i32 {
+    set_orders(isa, entries, scale, orders);
+    let (least, ties) = kth_largest(isa, orders, k);
+    keep(isa, entries, orders, least, ties);
+    least
+}
+
+for_each_isa! {
+    /// The order of each entry.
+    pub fn set_orders<L>(entries: &[Entry], scale: Option<&[f32]>, orders: &mut [i32]) {
+        for (order, entry) in orders.iter_mut().zip(entries) {
+            *order = entry.order(scale);
+        }
+    }
+}
+
+for_each_isa! {
+    /// Moves the entries of an order above `least` to the front, and the first `ties` of
+    /// those equal to it.
+    fn keep<L>(entries: &mut [Entry], orders: &[i32], least: i32, ties: usize) {
+        let (mut kept, mut ties) = (0, ties as u32);
+        let orders = &orders[..entries.len()];
+        for (from, &order) in orders.iter().enumerate() {
+            entries[kept] = entries[from];
+            let tie = u32::from(order == least) & u32::from(ties > 0);
+            ties -= tie;
+            kept += (u32::from(order > least) | tie) as usize;
+        }
+    }
+}
+
+for_each_isa! {
+    /// The `k`-th largest of `orders`, and how many of the values equal to it belong to
+    /// the `k` largest.
+    pub fn kth_largest<L>(orders: &[i32], k: usize) -> (i32, usize) {
+        debug_assert!(0 < k && k <= orders.len());
         let (mut low, mut high) = (i32::MAX, i32::MIN);
         for &order in orders {
             low = low.min(order);
             high = high.max(order);
         }
-        (low, high)
+        // The largest value that at least k values reach.
+        while low < high {
+            let (from, to) = (i64::from(low), i64::from(high));
+            let middle = (from + (to - from + 1) / 2) as i32;
+            let reached = reaching(orders, middle);
+            match reached.cmp(&k) {
+                Ordering::Less => high = middle - 1,
+                Ordering::Greater => low = middle,
+                Ordering::Equal => {
+                    low = orders.iter().fold(i32::MAX, |least, &order| {
+                        least.min(if order >= middle { order } else { i32::MAX })
+                    });
+                    break;
+                }
+            }
+        }
+        let above = low.checked_add(1).map_or(0, |next| reaching(orders, next));
+        (low, k - above)
     }
 }
 
-super::simd::for_each_isa! {
-    /// How many values are at least `from`, and the least of them.
-    fn reaching<FMA>(orders: &[i32], from: i32) -> (usize, i32) {
-        let (mut count, mut least) = (0u32, i32::MAX);
-        for &order in orders {
-            count += u32::from(order >= from);
-            least = least.min(if order >= from { order } else { i32::MAX });
-        }
-        (count as usize, least)
-    }
+/// How many values are at least `from`.
+#[inline(always)]
+fn reaching(orders: &[i32], from: i32) -> usize {
+    orders
+        .iter()
+        .map(|&order| u32::from(order >= from))
+        .sum::<u32>() as usize
 }
 
 /// An edge whose token is a row of a row panel.

@@ -12,17 +12,21 @@ use crate::domain::Result;
 /// Elements a task.
 const CHUNK: usize = 1 << 16;
 /// Lanes of a sum in f64.
-const LANES: usize = 8;
+const LANES: usize = 32;
 
 for_each_isa! {
     /// Σ a·b.
-    fn dot<FMA>(a: &[f32], b: &[f32]) -> f64 {
+    fn dot<L>(a: &[f32], b: &[f32]) -> f64 {
         let mut lanes = [0.0f64; LANES];
-        let (a, b) = (a, &b[..a.len()]);
-        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-            for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-                *lane += f64::from(*a) * f64::from(*b);
+        let (a, a_rest) = a.as_chunks::<LANES>();
+        let (b, b_rest) = b.as_chunks::<LANES>();
+        for (a, b) in a.iter().zip(b) {
+            for i in 0..LANES {
+                lanes[i] += f64::from(a[i]) * f64::from(b[i]);
             }
+        }
+        for (i, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+            lanes[i] += f64::from(*a) * f64::from(*b);
         }
         lanes.iter().sum()
     }
@@ -30,7 +34,7 @@ for_each_isa! {
 
 for_each_isa! {
     /// sum += v·row.
-    fn add_to<FMA>(sum: &mut [f64], v: f64, row: &[f32]) {
+    fn add_to<L>(sum: &mut [f64], v: f64, row: &[f32]) {
         for (sum, r) in sum.iter_mut().zip(row) {
             *sum += v * f64::from(*r);
         }
@@ -39,13 +43,17 @@ for_each_isa! {
 
 for_each_isa! {
     /// Σ (row − mean)².
-    fn distance<FMA>(row: &[f32], mean: &[f64]) -> f64 {
+    fn distance<L>(row: &[f32], mean: &[f64]) -> f64 {
         let mut lanes = [0.0f64; LANES];
-        for (row, mean) in row.chunks(LANES).zip(mean.chunks(LANES)) {
-            for ((lane, r), m) in lanes.iter_mut().zip(row).zip(mean) {
-                let off = f64::from(*r) - m;
-                *lane += off * off;
+        let (rows, row_rest) = row.as_chunks::<LANES>();
+        let (means, mean_rest) = mean.as_chunks::<LANES>();
+        for (row, mean) in rows.iter().zip(means) {
+            for i in 0..LANES {
+                lanes[i] += (f64::from(row[i]) - mean[i]).powi(2);
             }
+        }
+        for (i, (row, mean)) in row_rest.iter().zip(mean_rest).enumerate() {
+            lanes[i] += (f64::from(*row) - mean).powi(2);
         }
         lanes.iter().sum()
     }
@@ -269,7 +277,7 @@ struct Factors {
 }
 
 for_each_isa! {
-    fn adam_chunk<FMA>(f: &Factors, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
+    fn adam_chunk<L>(f: &Factors, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
         let n = param.len();
         let (grad, m, v) = (&grad[..n], &mut m[..n], &mut v[..n]);
         for i in 0..n {
