@@ -1,6 +1,7 @@
 //! The command line: arguments to calls, errors to one line and an exit status.
 
 mod bench_lm;
+mod bench_step;
 mod capture;
 mod train;
 
@@ -33,6 +34,7 @@ enum Command {
 #[derive(Subcommand)]
 enum Bench {
     Lm(bench_lm::LmArgs),
+    Step(bench_step::StepArgs),
 }
 
 /// Runs the command line of this process.
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::train(args),
         Command::Capture(args) => capture::capture(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Lm(args)) => bench_lm::lm(args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(Bench::Step(args)) => bench_step::step(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| fail(&error))
 }

@@ -217,6 +217,7 @@ impl Fitting<'_> {
     ///
     /// # Safety
     /// No other thread works on this token, and no other part of it is held.
+    #[allow(clippy::mut_from_ref)]
     unsafe fn grad(&self, m: usize, b: usize, columns: &Range<usize>) -> &mut [f32] {
         let decode = &self.work.decode;
         let row = m * decode.codes.tokens() + b;
