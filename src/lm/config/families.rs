@@ -109,9 +109,10 @@ fn gpt_neox(f: &Fields<'_>, family: &'static str) -> Result<LmSpec> {
         partial: 0.25,
     };
     let rope = rope::single(f, head_dim, max_positions, &defaults)?;
-    // Some versions wrote each of these settings twice.
-    same(f, "rope_theta", "rotary_emb_base")?;
-    same(f, "partial_rotary_factor", "rotary_pct")?;
+    // Some versions wrote these settings under a second name too, which others ignore.
+    restates(f, "rope_theta", |theta| theta == rope.theta)?;
+    let dim = |share: f64| (head_dim as f64 * share) as usize;
+    restates(f, "partial_rotary_factor", |share| dim(share) == rope.dim)?;
     let bias = f.flag("attention_bias")?.unwrap_or(true);
     Ok(LmSpec {
         family,

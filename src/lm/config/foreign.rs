@@ -51,6 +51,7 @@ const OFF: &[&str] = &[
     "no_rope_layers",
     "no_rope_layer_interval",
     "rope_interleaved",
+    "use_mrope",
     "rope_scaling",
     "rope_parameters",
     "rope_local_base_freq",

@@ -88,11 +88,11 @@ pub(super) fn agrees(f: &Fields<'_>, key: &str, expected: usize) -> Result<()> {
     }
 }
 
-/// Refuses two spellings of one setting with different values.
-pub(super) fn same(f: &Fields<'_>, key: &str, other: &str) -> Result<()> {
-    match (f.positive(key)?, f.positive(other)?) {
-        (Some(a), Some(b)) if a != b => {
-            Err(f.unsupported(key, format_args!("differs from {other} ({b}): keep one")))
+/// Refuses a second name of a setting whose value is not the one that `holds`.
+pub(super) fn restates(f: &Fields<'_>, key: &str, holds: impl Fn(f64) -> bool) -> Result<()> {
+    match f.positive(key)? {
+        Some(value) if !holds(value) => {
+            Err(f.unsupported(key, "differs from what this family's own keys say"))
         }
         _ => Ok(()),
     }

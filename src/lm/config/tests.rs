@@ -231,6 +231,17 @@ fn what_is_not_computed_is_refused_by_name() {
             ),
             "rope_theta",
         ),
+        (
+            family("gpt_neox", json!({"rope_theta": 20.0})),
+            "rope_theta: 20.0",
+        ),
+        (
+            family(
+                "gpt_neox",
+                json!({"rotary_pct": 0.5, "partial_rotary_factor": 1.0}),
+            ),
+            "partial_rotary_factor: 1.0",
+        ),
         (family("gpt_neox", json!({"head_dim": 16})), "head_dim: 16"),
         (
             family(
