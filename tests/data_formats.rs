@@ -87,6 +87,9 @@ fn every_format_gives_the_same_documents() {
     assert_eq!(expected.len(), 2);
     assert_eq!(documents(&csv), expected);
     assert_eq!(documents(first.parent().unwrap()), expected);
+    // As pandas and the Hub write it: dictionary, zstd, pages of version 2, a list column.
+    let parquet = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/two-rows.parquet");
+    assert_eq!(documents(&parquet), expected);
     let all = documents(dir.path());
     assert_eq!(all, [&expected[..], &expected, &expected].concat());
 }
@@ -156,6 +159,20 @@ fn a_missing_column_names_those_that_exist() {
     assert!(error.message.contains("columns are body, id"), "{error}");
     let error = refusal("a.csv", b"");
     assert_eq!(error.code, Code::DataColumnMissing, "{error}");
+    let parquet = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/two-rows.parquet");
+    for (column, message) in [
+        ("body", "its columns are id, tags.list.element, text"),
+        ("id", "`id` is INT64, not text"),
+        ("tags.list.element", "a list of BYTE_ARRAY, not text"),
+    ] {
+        let settings = TokenSettings {
+            text_column: column.into(),
+            ..settings(&parquet)
+        };
+        let error = build(&settings).unwrap_err();
+        assert_eq!(error.code, Code::DataColumnMissing);
+        assert!(error.message.contains(message), "{error}");
+    }
 }
 
 #[test]

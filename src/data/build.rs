@@ -134,6 +134,11 @@ impl TokenSet {
         self.store.accounting
     }
 
+    /// Bytes of the file that is mapped into memory; the system may take them back.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.store.bytes()
+    }
+
     /// Whether it came from the cache.
     pub fn reused(&self) -> bool {
         self.reused

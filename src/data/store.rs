@@ -232,6 +232,10 @@ impl Store {
         })
     }
 
+    pub fn bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
     fn record(&self, index: u64) -> &[u8] {
         let at = MAGIC.len() + index as usize * self.record;
         &self.map[at..at + self.record]
