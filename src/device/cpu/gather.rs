@@ -4,7 +4,7 @@
 //! element c in lane c mod 16.
 
 use super::isa::Isa;
-use super::simd::{LANES, Lanes, for_each_isa};
+use super::simd::{self, LANES, Lanes, for_each_isa};
 
 /// Rows of a matrix, four at a time while the next four are fetched: for rows that come
 /// from memory.
@@ -103,17 +103,9 @@ impl<'a> Whole<'a> {
     /// Fetches columns `from .. from + SEGMENT` of the first few rows of `list`.
     #[inline(always)]
     fn prefetch(&self, list: &[u32], from: usize) {
-        #[cfg(target_arch = "x86_64")]
         for &i in list.iter().take(GROUP) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let row = self.data.as_ptr().wrapping_add(i as usize * self.width);
-            for c in (from..self.width.min(from + SEGMENT)).step_by(LANES) {
-                // SAFETY: a prefetch may be of any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(c).cast()) };
-            }
+            simd::prefetch(&self.row(i)[from..self.width.min(from + SEGMENT)]);
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (list, from);
     }
 }
 

@@ -7,6 +7,7 @@
 use super::memory::{Aligned, Parts, Scratch};
 use super::pack::{self, View};
 use super::pool::Pool;
+use super::store::Store;
 use super::tile::{KC, MR, NR, Tile};
 
 /// The longest sum that is formed before the output is touched: packed rows of `a` of this
@@ -79,9 +80,9 @@ pub fn gemm(
     for (start, len) in groups(k) {
         let width = n.div_ceil(NR) * NR;
         let w = &w.data[width * start..][..width * len];
-        let a = pack_panels::<MR>(pool, a.skip_columns(start), m, len, None);
-        let store = Store::new(out, m, n, bias, accumulate, start);
-        tiles(pool, &a, w, m, n, len, &store);
+        let bias = bias.filter(|_| start == 0);
+        let store = Store::new(out, m, n, bias, accumulate || start > 0);
+        tiles(pool, a.skip_columns(start), w, (m, n, len), &store);
     }
 }
 
@@ -96,10 +97,10 @@ pub fn product(
     out: &mut [f32],
 ) {
     for (start, len) in groups(k) {
-        let a = pack_panels::<MR>(pool, a.skip_columns(start), m, len, None);
         let w = pack_panels::<NR>(pool, w.skip_columns(start), n, len, None);
-        let store = Store::new(out, m, n, bias, accumulate, start);
-        tiles(pool, &a, &w, m, n, len, &store);
+        let bias = bias.filter(|_| start == 0);
+        let store = Store::new(out, m, n, bias, accumulate || start > 0);
+        tiles(pool, a.skip_columns(start), &w, (m, n, len), &store);
     }
 }
 
@@ -127,80 +128,40 @@ pub(super) fn pack_panels<const W: usize>(
     packed
 }
 
-/// Where and how a product's tiles are written.
-struct Store<'a> {
-    n: usize,
-    bias: Option<&'a [f32]>,
-    add: bool,
-    out: Parts<'a, f32>,
-}
-
-impl<'a> Store<'a> {
-    /// The place of the products of the group of k that begins at `start`.
-    fn new(
-        out: &'a mut [f32],
-        m: usize,
-        n: usize,
-        bias: Option<&'a [f32]>,
-        accumulate: bool,
-        start: usize,
-    ) -> Self {
-        assert_eq!(out.len(), m * n);
-        assert!(bias.is_none_or(|b| b.len() == n));
-        Self {
-            n,
-            bias: bias.filter(|_| start == 0),
-            add: accumulate || start > 0,
-            out: Parts::new(out),
-        }
-    }
-
-    /// Writes the part of `tile` that lies inside `out`.
-    ///
-    /// # Safety
-    /// No other thread writes this part.
-    unsafe fn tile(&self, tile: &Tile, row: usize, rows: usize, col: usize) {
-        let cols = NR.min(self.n - col);
-        let mut bias = [0.0; NR];
-        if let Some(all) = self.bias {
-            bias[..cols].copy_from_slice(&all[col..col + cols]);
-        }
-        for i in 0..rows {
-            // SAFETY: the caller's promise.
-            let out = unsafe { self.out.part((row + i) * self.n + col, cols) };
-            let sums = tile.row(i);
-            // A full row has a length that the compiler knows.
-            match <&mut [f32; NR]>::try_from(&mut *out) {
-                Ok(out) => self.row(out, sums, &bias),
-                Err(_) => self.row(out, &sums[..cols], &bias[..cols]),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn row(&self, out: &mut [f32], sums: &[f32], bias: &[f32]) {
-        for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
-            *out = match self.add {
-                true => *out + (sum + bias),
-                false => sum + bias,
-            };
-        }
-    }
-}
-
-/// All tiles of one group of k.
-fn tiles(pool: &Pool, a: &[f32], w: &[f32], m: usize, n: usize, k: usize, store: &Store<'_>) {
-    let (rows, cols) = blocks(pool, m, n, k);
-    let (row_blocks, col_blocks) = (m.div_ceil(rows * MR), n.div_ceil(cols * NR));
+/// All tiles of one group of k; `w` is packed.
+fn tiles(pool: &Pool, a: View<'_>, w: &[f32], (m, n, k): (usize, usize, usize), to: &Store<'_>) {
+    let (panels_m, panels_n) = (m.div_ceil(MR), n.div_ceil(NR));
+    let (rows, cols) = blocks(pool, panels_m, panels_n, k);
+    let row_blocks = panels_m.div_ceil(rows);
+    let col_blocks = panels_n.div_ceil(cols);
+    // Rows that are used by one task only are packed by it: they are still in L2 then.
+    let packed = (col_blocks > 1).then(|| pack_panels::<MR>(pool, a, m, k, None));
     pool.run(row_blocks * col_blocks, |task| {
         let (col_block, row_block) = (task / row_blocks, task % row_blocks);
+        let rows = row_block * rows..panels_m.min((row_block + 1) * rows);
+        let cols = col_block * cols..panels_n.min((col_block + 1) * cols);
+        let own = packed.is_none().then(|| {
+            let mut own = Scratch::take(rows.len() * MR * k);
+            for (row, panel) in rows.clone().zip(own.chunks_exact_mut((MR * k).max(1))) {
+                let first = row * MR;
+                pack::panel::<MR>(a, first, MR.min(m - first), None, panel);
+            }
+            own
+        });
+        let a = match (&packed, &own) {
+            (Some(packed), _) => &packed[rows.start * MR * k..],
+            (_, Some(own)) => &own[..],
+            _ => unreachable!("one of them is there"),
+        };
         let mut tile = Tile::new();
-        for col in (col_block * cols..).take(cols).take_while(|c| c * NR < n) {
+        for col in cols {
             let w = &w[col * NR * k..][..NR * k];
-            for row in (row_block * rows..).take(rows).take_while(|r| r * MR < m) {
-                tile.product(pool.isa(), &a[row * MR * k..][..MR * k], w);
+            let bias = to.bias(col * NR);
+            for row in rows.clone() {
+                to.prefetch(row * MR, col * NR);
+                tile.product(pool.isa(), &a[(row - rows.start) * MR * k..][..MR * k], w);
                 // SAFETY: each tile belongs to one task.
-                unsafe { store.tile(&tile, row * MR, MR.min(m - row * MR), col * NR) };
+                unsafe { to.tile(pool.isa(), &tile, &bias, row * MR, col * NR) };
             }
         }
     });
@@ -208,8 +169,7 @@ fn tiles(pool: &Pool, a: &[f32], w: &[f32], m: usize, n: usize, k: usize, store:
 
 /// Panels of rows and of columns in a task: as large as the caches allow, and small enough
 /// that every thread gets several tasks. The sums do not depend on it.
-fn blocks(pool: &Pool, m: usize, n: usize, k: usize) -> (usize, usize) {
-    let (panels_m, panels_n) = (m.div_ceil(MR), n.div_ceil(NR));
+fn blocks(pool: &Pool, panels_m: usize, panels_n: usize, k: usize) -> (usize, usize) {
     let even = |panels: usize, most: usize| {
         let most = most.clamp(1, panels.max(1));
         panels.div_ceil(panels.div_ceil(most).max(1)).max(1)
@@ -217,11 +177,12 @@ fn blocks(pool: &Pool, m: usize, n: usize, k: usize) -> (usize, usize) {
     let mut rows = even(panels_m, A_BLOCK / (MR * k.max(1)));
     let mut cols = even(panels_n, W_BLOCK / (NR * k.max(1)));
     let wanted = 6 * pool.threads();
-    while panels_m.div_ceil(rows) * panels_n.div_ceil(cols) < wanted && rows * cols > 8 {
-        if rows * MR > cols * NR || cols == 1 {
-            rows = rows.div_ceil(2);
-        } else {
-            cols = cols.div_ceil(2);
+    while panels_m.div_ceil(rows) * panels_n.div_ceil(cols) < wanted {
+        // With fewer than four panels of rows the traffic of `w` shows.
+        match (rows, cols) {
+            (8.., _) => rows = rows.div_ceil(2),
+            (_, 2..) => cols = cols.div_ceil(2),
+            _ => break,
         }
     }
     (rows, cols)

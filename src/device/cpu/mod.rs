@@ -23,6 +23,7 @@ mod sae;
 mod scan;
 mod select;
 mod simd;
+mod store;
 mod strips;
 mod tile;
 mod weights;

@@ -85,11 +85,15 @@ pub fn panel_of<'a, const W: usize>(
             transpose_4(rows, from, W, panel);
         }
     }
-    for (step, to) in panel.chunks_exact_mut(W).enumerate() {
-        if let Some(minus) = minus {
-            to.iter_mut().for_each(|v| *v -= minus[step]);
+    if let Some(minus) = minus {
+        for (to, minus) in panel.chunks_exact_mut(W).zip(minus) {
+            to.iter_mut().for_each(|v| *v -= minus);
         }
-        to[count..].fill(0.0);
+    }
+    if count < W {
+        for to in panel.chunks_exact_mut(W) {
+            to[count..].fill(0.0);
+        }
     }
 }
 

@@ -60,6 +60,8 @@ pub trait Lanes: Copy {
     fn load(from: &[f32]) -> Self;
     /// Writes them to the first sixteen of `to`.
     fn store(self, to: &mut [f32]);
+    /// self + other.
+    fn plus(self, other: Self) -> Self;
     /// self − other.
     fn minus(self, other: Self) -> Self;
     /// self + a·b, fused where the machine can.
@@ -96,6 +98,19 @@ fn sum_tree(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// Fetches the cache lines of `place`, which is about to be used.
+#[inline(always)]
+pub fn prefetch(place: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in place.chunks(LANES) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch may be of any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
+
 /// What the compiler makes of an array.
 #[derive(Clone, Copy)]
 pub struct Plain([f32; LANES]);
@@ -119,6 +134,10 @@ impl Lanes for Plain {
     #[inline(always)]
     fn store(self, to: &mut [f32]) {
         to[..LANES].copy_from_slice(&self.0);
+    }
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        self.each(other, |a, b| a + b)
     }
     #[inline(always)]
     fn minus(self, other: Self) -> Self {
@@ -170,6 +189,11 @@ mod x86 {
             unsafe { _mm512_storeu_ps(to[..LANES].as_mut_ptr(), self.0) }
         }
         #[inline(always)]
+        fn plus(self, other: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { Self(_mm512_add_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
         fn minus(self, other: Self) -> Self {
             // SAFETY: see above.
             unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
@@ -216,6 +240,16 @@ mod x86 {
             unsafe {
                 _mm256_storeu_ps(to, self.0);
                 _mm256_storeu_ps(to.add(8), self.1);
+            }
+        }
+        #[inline(always)]
+        fn plus(self, other: Self) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                Self(
+                    _mm256_add_ps(self.0, other.0),
+                    _mm256_add_ps(self.1, other.1),
+                )
             }
         }
         #[inline(always)]
@@ -268,7 +302,7 @@ mod tests {
     for_each_isa! {
         fn sums<L>(values: &[f32; LANES]) -> [f32; 2] {
             let lanes = L::load(values);
-            let twice = L::splat(0.5).plus_product(lanes, L::splat(3.0)).minus(lanes);
+            let twice = L::splat(0.5).plus_product(lanes, L::splat(3.0)).minus(lanes).plus(lanes);
             [lanes.sum(), twice.sum()]
         }
     }
