@@ -3,7 +3,7 @@
 //! A document is not tokenised whole: that takes some hundred bytes of memory for each byte
 //! of text and one thread. It is cut into pieces of about [`PIECE`] bytes, at places where
 //! the tokenizer itself shows that the text around gives the same ids in one piece and in
-//! two ([`Tokenizer::cut`]). Tokenizers look a few bytes around (a word, a run of spaces, a
+//! two (`Tokenizer::cut`). Tokenizers look a few bytes around (a word, a run of spaces, a
 //! merge), so that what holds in a window of [`WINDOW`] bytes on either side holds for the
 //! document. Where no such place comes within [`LONGEST`] bytes, the text is cut all the
 //! same and the cut is counted.

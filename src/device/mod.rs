@@ -4,7 +4,7 @@
 //! own floor inside it; [`crate::sae`] and [`crate::lm`] stay one readable sequence of
 //! calls for every backend.
 //!
-//! Backends: [`cpu`] (f32, what runs use) and [`reference`] (plain loops, f64: the
+//! Backends: [`cpu`] (f32, what runs use) and [`mod@reference`] (plain loops, f64: the
 //! oracle every other backend is tested against).
 
 pub mod cpu;

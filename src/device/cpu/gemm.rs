@@ -1,6 +1,6 @@
 //! Matrix products with a packed right-hand side: `out = a · wᵀ`.
 //!
-//! Both sides are packed into panels ([`super::tile`]). Tasks are blocks of rows and
+//! Both sides are packed into panels (`tile`). Tasks are blocks of rows and
 //! outputs; consecutive tasks share a block of `w` that fits in L3, and a task's block of
 //! `a` fits in L2.
 

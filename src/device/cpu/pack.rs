@@ -38,7 +38,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Packs rows `first..first + count` of `m`, less `minus` [k] from each, as `[k][W]`; what
+/// Packs rows `first..first + count` of `m`, less `minus` \[k\] from each, as `[k][W]`; what
 /// is missing to `W` rows is zero.
 pub fn panel<const W: usize>(
     m: View<'_>,
