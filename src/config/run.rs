@@ -146,7 +146,8 @@ impl Default for EvalTable {
 }
 
 /// Where to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
 pub enum DeviceName {
     /// The best that there is.
     Auto,
@@ -163,17 +164,32 @@ impl RunConfig {
     /// `config-missing`, `config-invalid` (naming file, line and key), `usage` for an
     /// override that cannot be read.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
-        let file = ConfigFile::read(path, overrides)?;
-        let mut config: Self = file.decode()?;
-        config.validate(&file)?;
         let base = path.parent().unwrap_or(Path::new(""));
-        config.model.path = base.join(&config.model.path);
-        config.data.path = base.join(&config.data.path);
-        if let Some(cache) = &mut config.activations.cache {
-            *cache = base.join(&cache);
-        }
+        let mut config = Self::of(&ConfigFile::read(path, overrides)?, base)?;
         if config.output.as_os_str().is_empty() {
             config.output = Path::new("runs").join(&config.name);
+        }
+        Ok(config)
+    }
+
+    /// As [`RunConfig::read`], from `text`; `name` stands in errors, and relative paths
+    /// start at `base`. An output that is not given stays empty.
+    ///
+    /// # Errors
+    /// `config-invalid`, `usage`.
+    pub fn parse(name: &str, text: &str, base: &Path, overrides: &[String]) -> Result<Self> {
+        Self::of(&ConfigFile::parse(name, text.to_owned(), overrides)?, base)
+    }
+
+    fn of(file: &ConfigFile, base: &Path) -> Result<Self> {
+        let mut config: Self = file.decode()?;
+        config.validate(file)?;
+        config.model.path = base.join(&config.model.path);
+        for path in &mut config.data.path.0 {
+            *path = base.join(&*path);
+        }
+        if let Some(cache) = &mut config.activations.cache {
+            *cache = base.join(&cache);
         }
         Ok(config)
     }

@@ -1,7 +1,7 @@
 //! The token set of a run: taken from the cache, or built into it.
 
 use super::pack::{Layout, Packer};
-use super::settings::{ModelTokens, TokenSettings};
+use super::settings::{ModelTokens, Paths, TokenSettings};
 use super::sources::{self, Source};
 use super::split::Split;
 use super::store::{Accounting, Context, Store, Writer};
@@ -65,7 +65,7 @@ impl TokenSet {
         progress: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<Self> {
         settings.validate()?;
-        let files = sources::find(&settings.path)?;
+        let files = sources::find(&settings.path.0)?;
         let tokenizer = Tokenizer::load(tokenizer, model.vocab_size)?;
         let layout = Layout::resolve(settings, &tokenizer, model)?;
         let total = files.iter().map(|f| f.bytes).sum();
@@ -199,7 +199,7 @@ fn key(
     content: blake3::Hash,
 ) -> Result<String> {
     let mut settings = settings.clone();
-    settings.path = "".into();
+    settings.path = Paths::default();
     let parts = (
         FORMAT,
         settings,
@@ -254,12 +254,10 @@ fn tokenise(
     feed.flush()?;
     let accounting = feed.packer.finish()?;
     if accounting.tokens == 0 {
-        return Err(Error::new(
-            Code::DataEmpty,
-            settings.path.display(),
-            "there is no text in it",
-        )
-        .hint("set data.path to text with content"));
+        return Err(
+            Error::new(Code::DataEmpty, &settings.path, "there is no text in it")
+                .hint("set data.path to text with content"),
+        );
     }
     Ok(accounting)
 }

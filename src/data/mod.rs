@@ -17,6 +17,8 @@ mod tests;
 pub mod tokenizer;
 
 pub use build::{Progress, TokenSet};
-pub use settings::{ExcludeTokens, ModelTokens, Packing, Separator, TokenName, TokenSettings};
+pub use settings::{
+    ExcludeTokens, ModelTokens, Packing, Paths, Separator, TokenName, TokenSettings,
+};
 pub use store::{Accounting, Context};
 pub use tokenizer::Tokenizer;

@@ -2,6 +2,7 @@
 
 use crate::domain::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::PathBuf;
 
 /// Longest context that is accepted, in tokens.
@@ -11,8 +12,9 @@ pub const MAX_CONTEXT: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenSettings {
-    /// A `.txt`, `.jsonl`, `.csv` or `.parquet` file, or a folder that is searched for them.
-    pub path: PathBuf,
+    /// `.txt`, `.jsonl`, `.csv` or `.parquet` files, or folders that are searched for them:
+    /// one, or a list that is read in its order.
+    pub path: Paths,
     /// The column (or key) that holds the text in `.jsonl`, `.csv` and `.parquet` files.
     #[serde(default = "text")]
     pub text_column: String,
@@ -48,6 +50,46 @@ fn yes() -> bool {
 }
 fn holdout() -> f64 {
     0.01
+}
+
+/// One path or several, in TOML a string or a list of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "OneOrMany", into = "OneOrMany")]
+pub struct Paths(pub Vec<PathBuf>);
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a path or a list of paths")]
+enum OneOrMany {
+    One(PathBuf),
+    Many(Vec<PathBuf>),
+}
+
+impl From<OneOrMany> for Paths {
+    fn from(paths: OneOrMany) -> Self {
+        match paths {
+            OneOrMany::One(path) => Self(vec![path]),
+            OneOrMany::Many(paths) => Self(paths),
+        }
+    }
+}
+
+impl From<Paths> for OneOrMany {
+    fn from(Paths(mut paths): Paths) -> Self {
+        match paths.len() {
+            1 => Self::One(paths.remove(0)),
+            _ => Self::Many(paths),
+        }
+    }
+}
+
+impl fmt::Display for Paths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, path) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{}", path.display())?;
+        }
+        Ok(())
+    }
 }
 
 /// How documents fill contexts.
@@ -146,7 +188,7 @@ impl TokenSettings {
     /// Settings for `path` with the defaults of `run.toml`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
-            path: path.into(),
+            path: Paths(vec![path.into()]),
             text_column: text(),
             context_size: context_size(),
             packing: Packing::default(),
@@ -182,7 +224,8 @@ impl TokenSettings {
         if self.text_column.is_empty() {
             return bad("text_column", "is empty; name a column".into());
         }
-        if self.path.as_os_str().is_empty() {
+        let empty = |path: &PathBuf| path.as_os_str().is_empty();
+        if self.path.0.is_empty() || self.path.0.iter().any(empty) {
             return bad("path", "is empty; name a text file or a folder".into());
         }
         if !(0.0..=0.5).contains(&self.holdout) {

@@ -64,13 +64,21 @@ impl Source {
     }
 }
 
-/// The files that `path` stands for: itself, or all files of a known format below it,
+/// The files that `paths` stand for, in their order: each of them itself, or all files of a known format below it,
 /// sorted by path. Names that begin with a dot and links to folders are passed over.
 ///
 /// # Errors
 /// `data-missing` where there is no such path or no such file, `config-invalid` for a file of
 /// another format.
-pub fn find(path: &Path) -> Result<Vec<Source>> {
+pub fn find(paths: &[PathBuf]) -> Result<Vec<Source>> {
+    let mut files = Vec::new();
+    for path in paths {
+        files.extend(find_one(path)?);
+    }
+    Ok(files)
+}
+
+fn find_one(path: &Path) -> Result<Vec<Source>> {
     let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::new(
             Code::DataMissing,

@@ -25,7 +25,7 @@ fn collect(name: &str, bytes: &[u8]) -> Result<Vec<String>> {
     let path = dir.path().join(name);
     std::fs::write(&path, bytes).unwrap();
     let mut sink = Collected::default();
-    for source in super::super::sources::find(&path)? {
+    for source in super::super::sources::find(&[path])? {
         documents(&source, "text", &mut sink)?;
     }
     Ok(sink.documents)
@@ -131,7 +131,7 @@ fn a_row_without_end_stops_the_reader() {
         file.write_all(start.as_bytes()).unwrap();
         // Sparse: it takes no disk, and reads as zeros.
         file.set_len(MAX_ROW * 4).unwrap();
-        let source = &super::super::sources::find(&path).unwrap()[0];
+        let source = &super::super::sources::find(&[path]).unwrap()[0];
         let error = documents(source, "text", &mut Collected::default()).unwrap_err();
         assert_eq!(error.code, Code::DataRowInvalid);
         assert!(error.message.contains("longer than"), "{error}");

@@ -1,5 +1,7 @@
 //! Token sets: packing, masks, cuts, the cache and its faults.
 
+mod faults;
+
 use super::read::tests::parquet_file;
 use super::tokenizer::PIECE;
 use super::*;
@@ -52,7 +54,11 @@ impl Bench {
     fn write(&self, documents: &[&str]) {
         let row = |text: &&str| format!("{}\n", serde_json::json!({ "text": text }));
         let rows: String = documents.iter().map(row).collect();
-        std::fs::write(&self.settings.path, rows).unwrap();
+        std::fs::write(self.text(), rows).unwrap();
+    }
+
+    fn text(&self) -> &Path {
+        &self.settings.path.0[0]
     }
 
     fn cache(&self) -> PathBuf {
@@ -287,7 +293,7 @@ fn a_large_text_gives_the_same_contexts_whichever_way_it_is_stored() {
     let path = bench.dir.path().join("text.txt");
     std::fs::write(&path, &text).unwrap();
     let settings = |path| TokenSettings {
-        path,
+        path: Paths(vec![path]),
         ..bench.settings.clone()
     };
     let (from_text, _) = bench.build_as(&settings(path), &MODEL);
@@ -309,9 +315,9 @@ fn an_identical_request_is_served_from_the_cache() {
     assert!(second.reused() && rebuilt.is_empty());
     assert_eq!(contexts(&first), contexts(&second));
     let moved = bench.dir.path().join("moved.jsonl");
-    std::fs::rename(&bench.settings.path, &moved).unwrap();
+    std::fs::rename(bench.text(), &moved).unwrap();
     let settings = TokenSettings {
-        path: moved,
+        path: Paths(vec![moved]),
         ..bench.settings.clone()
     };
     assert!(bench.build_as(&settings, &MODEL).0.reused());
@@ -373,7 +379,7 @@ fn every_setting_and_the_content_have_a_key_of_their_own() {
         keys.push(bench.build_as(&base, &model).0.key().to_owned());
     }
     let row = serde_json::json!({"text": "x", "body": "x"});
-    std::fs::write(&base.path, row.to_string()).unwrap();
+    std::fs::write(bench.text(), row.to_string()).unwrap();
     keys.push(bench.build().0.key().to_owned());
     let column = TokenSettings {
         text_column: "body".into(),
@@ -391,64 +397,38 @@ fn every_setting_and_the_content_have_a_key_of_their_own() {
     assert_eq!(keys.len(), count);
 }
 
-/// behaviour: train-11
+/// behaviour: train-06
 #[test]
-fn a_damaged_token_set_is_reported_and_rebuilt() {
-    let bench = Bench::new(&TEXTS);
-    let (first, _) = bench.build();
-    let expected = contexts(&first);
-    let good = std::fs::read(bench.file()).unwrap();
-    let mut damages: Vec<Vec<u8>> = [0, 1, 8, 60, good.len() - 1]
-        .map(|n| good[..n].to_vec())
-        .into();
-    for at in (0..good.len()).step_by(5) {
-        let mut bytes = good.clone();
-        bytes[at] ^= 1;
-        damages.push(bytes);
-    }
-    for bytes in damages {
-        std::fs::write(bench.file(), bytes).unwrap();
-        let (set, rebuilt) = bench.build();
-        assert_eq!(rebuilt.len(), 1);
-        assert_eq!(rebuilt[0].code, Code::CacheCorrupt);
-        assert_eq!(rebuilt[0].about, bench.file().display().to_string());
-        assert!(!set.reused());
-        assert_eq!(contexts(&set), expected);
-        assert_eq!(std::fs::read(bench.file()).unwrap(), good);
-    }
-}
-
-#[test]
-fn an_unfinished_token_set_is_reported_and_one_that_failed_leaves_nothing() {
-    let bench = Bench::new(&TEXTS);
-    let (set, _) = bench.build();
-    let partial = bench.file().with_extension("partial");
-    std::fs::rename(bench.file(), &partial).unwrap();
-    let (again, rebuilt) = bench.build();
-    assert_eq!(rebuilt.len(), 1);
-    assert_eq!(rebuilt[0].about, partial.display().to_string());
-    assert_eq!(contexts(&again), contexts(&set));
-    assert!(!partial.exists());
-
-    // A cancel comes through as the caller's own error.
-    bench.write(&["other text"]);
-    let cancel = &mut |p: Progress<'_>| match p {
-        Progress::Tokenising(..) => Err(Error::new(Code::Usage, "", "stop")),
-        _ => Ok(()),
+fn several_texts_are_joined_in_their_order_and_a_missing_one_is_named() {
+    let (whole, first, second) = (
+        Bench::new(&TEXTS),
+        Bench::new(&TEXTS[..1]),
+        Bench::new(&TEXTS[1..]),
+    );
+    let joined = |paths: [&Path; 2]| TokenSettings {
+        path: Paths(paths.map(Path::to_owned).into()),
+        ..whole.settings.clone()
     };
-    let run = |p: &mut dyn FnMut(Progress<'_>) -> Result<()>| {
-        TokenSet::open_or_build(
-            &bench.settings,
-            &tokenizer_file(),
-            &MODEL,
-            &bench.cache(),
-            p,
-        )
-    };
-    assert_eq!(run(cancel).unwrap_err().code, Code::Usage);
-    let left: Vec<_> = std::fs::read_dir(bench.cache()).unwrap().collect();
-    assert_eq!(left.len(), 2, "the token set and the lock: {left:?}");
-    assert!(!run(&mut |_| Ok(())).unwrap().reused());
+    let (expected, _) = whole.build();
+    let (set, _) = whole.build_as(&joined([first.text(), second.text()]), &MODEL);
+    assert_eq!(contexts(&set), contexts(&expected));
+    let (other, _) = whole.build_as(&joined([second.text(), first.text()]), &MODEL);
+    assert_ne!(contexts(&other), contexts(&expected));
+
+    std::fs::remove_file(second.text()).unwrap();
+    let settings = joined([first.text(), second.text()]);
+    let error = TokenSet::open_or_build(
+        &settings,
+        &tokenizer_file(),
+        &MODEL,
+        &whole.cache(),
+        &mut |_| Ok(()),
+    )
+    .unwrap_err();
+    assert_eq!(
+        (error.code, &*error.about),
+        (Code::DataMissing, &*second.text().display().to_string())
+    );
 }
 
 #[test]
