@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// behaviour: e2e-01
+/// behaviour: train-04
 /// behaviour: event-06
 /// behaviour: event-08
 /// behaviour: event-09
@@ -35,7 +36,17 @@ fn a_run_says_each_fact_once_and_in_order() {
             .all(|e| e["loss"].as_f64().unwrap().is_finite())
     );
 
+    // Checked, estimated, placed on a device, and only then begun.
+    let before: Vec<&str> = events.iter().map(|e| e["kind"].as_str().unwrap()).collect();
+    let begun = before
+        .iter()
+        .position(|kind| *kind == "run_started")
+        .unwrap();
+    assert_eq!(before[0], "estimate");
+    assert!(before[1..begun].iter().all(|kind| *kind == "progress"));
     let started = of_kind(&events, "run_started")[0];
+    assert!(started["device"].as_str().unwrap().starts_with("cpu"));
+    assert!(fixture.path("run/checkpoints").is_dir());
     let epoch_tokens = started["epoch_tokens"].as_u64().unwrap();
     let epochs: Vec<(u64, u64)> = of_kind(&events, "epoch")
         .iter()
@@ -86,6 +97,7 @@ fn the_run_folder_holds_what_the_readme_says() {
         "checkpoints/step-00000010/manifest.json",
         "export/saelens/cfg.json",
         "export/saelens/sae_weights.safetensors",
+        "export/saelens/sparsity.safetensors",
         "export/sparsify/blocks.1.hook_resid_post/cfg.json",
         "export/sparsify/blocks.1.hook_resid_post/sae.safetensors",
         "export/dictionary_learning/trainer_0/ae.pt",
@@ -110,6 +122,42 @@ fn the_run_folder_holds_what_the_readme_says() {
     let report = std::fs::read_to_string(folder.join("report.html")).unwrap();
     assert!(report.matches("<svg").count() >= 8);
     assert!(!report.contains("http-equiv") && !report.contains("src=\"http"));
+}
+
+/// behaviour: train-08
+#[test]
+fn accumulation_clipping_and_warm_ups_run_exactly_the_asked_steps() {
+    let fixture = Fixture::new(10);
+    let standard = "sae = { variant = \"standard\", d_sae = 96, l1_coefficient = 0.5 }";
+    let always = [
+        standard,
+        "training.micro_batch_size=16",
+        "schedule.lr_warm_up=4",
+    ];
+    let set = |more: &'static str| {
+        let all = always.into_iter().chain([more]);
+        all.flat_map(|value| ["--set", value]).collect::<Vec<_>>()
+    };
+    let events = fixture.events("warm", &set("schedule.sparsity_warm_up=4"));
+    let steps = of_kind(&events, "step");
+    let numbers = steps.iter().map(|s| s["step"].as_u64().unwrap());
+    assert!(numbers.eq(1..=10), "each step once, in order");
+    for (step, factor) in steps.iter().zip([0.25, 0.5, 0.75, 1.0, 1.0]) {
+        assert_eq!(step["lr"].as_f64().unwrap(), 0.003 * factor);
+    }
+    let l1 = |steps: &[&Value]| steps[0]["sites"][0]["parts"]["l1_loss"].as_f64().unwrap();
+    let cold = fixture.events("cold", &set("seed=7"));
+    let ratio = l1(&steps) / l1(&of_kind(&cold, "step"));
+    assert!(
+        (ratio - 0.25).abs() < 1e-6,
+        "the first of four steps: {ratio}"
+    );
+
+    // A limit that every gradient exceeds makes the first step another one, though Adam
+    // forgives a factor: its second moment does not forget eps.
+    let clip = fixture.events("clip", &set("optimizer.clip_norm=1e-9"));
+    let last = |events: &[Value]| of_kind(events, "step")[9]["loss"].as_f64().unwrap();
+    assert_ne!(last(&clip), last(&cold));
 }
 
 /// behaviour: cli-03
@@ -170,6 +218,7 @@ fn a_reader_that_goes_away_does_not_end_the_run() {
     assert!(fixture.path("run/summary.json").is_file());
 }
 
+/// behaviour: train-04
 #[test]
 fn several_hook_points_train_an_autoencoder_each() {
     let fixture = Fixture::new(6);
@@ -199,4 +248,43 @@ fn cached_activations_train_the_same_autoencoder_as_live_ones() {
     let live = fixture.result("live");
     assert_eq!(fixture.result("first"), live);
     assert_eq!(fixture.result("again"), live);
+}
+
+/// behaviour: train-10
+/// behaviour: engine-02
+#[test]
+fn where_memory_runs_out_the_same_step_runs_again_in_smaller_pieces() {
+    let fixture = Fixture::new(2);
+    // Dense at first: some 16 million edges.
+    let set = [
+        "--set",
+        "sae = { variant = \"standard\", d_sae = 4096 }",
+        "--set",
+        "training.batch_size=8192",
+        "--set",
+        "activations.window_batches=1",
+    ];
+    let command = fixture.command("small", &set);
+    let output = std::process::Command::new("sh")
+        .args(["-c", "ulimit -v 600000 && exec \"$0\" \"$@\""])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(fixture.dir.path())
+        .env("BACKPROPD_CACHE", fixture.path("token-cache"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let events = common::lines(&output.stdout);
+    let oom = of_kind(&events, "oom");
+    let last = oom.last().expect("memory ran out");
+    assert_eq!(last["step"], 1);
+    let micro = last["micro_batch"].as_u64().unwrap();
+    assert_eq!(micro * last["accumulation"].as_u64().unwrap(), 8192);
+    let steps = of_kind(&events, "step");
+    assert_eq!(steps.len(), 2, "no step is lost, none is told twice");
+
+    let pieces = format!("training.micro_batch_size={micro}");
+    fixture.events("pieces", &[&set[..], &["--set", &pieces]].concat());
+    assert_eq!(fixture.result("small"), fixture.result("pieces"));
 }

@@ -59,6 +59,13 @@ impl Fidelity {
         sum / self.tokens.max(1) as f64
     }
 
+    /// The share of tokens on which each latent fired [d_sae].
+    pub fn frequencies(&self) -> Vec<f32> {
+        let tokens = self.tokens().max(1) as f64;
+        let share = |fired: &u64| (*fired as f64 / tokens) as f32;
+        self.fired.iter().map(share).collect()
+    }
+
     /// The mean target [d].
     pub fn mean(&self) -> impl Iterator<Item = f64> {
         self.sum.iter().map(|sum| self.per_token(*sum))

@@ -52,6 +52,14 @@ pub struct HeldOut<'a> {
     pub lm_batch: usize,
 }
 
+/// Measures, and what they are made of.
+pub struct Measured {
+    /// For people and checkpoints.
+    pub validation: Validation,
+    /// For each autoencoder the share of tokens on which each latent fired [d_sae].
+    pub frequencies: Vec<Vec<f32>>,
+}
+
 /// Measures each `autoencoders[i]` at `sites[i]`, one at a time. `progress` is told the
 /// forward passes done and in all; an error that it returns ends the work.
 ///
@@ -64,7 +72,7 @@ pub fn evaluate<D: LmOps>(
     sites: &[Site],
     autoencoders: &mut [&mut dyn Autoencoder<D>],
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
-) -> Result<Validation> {
+) -> Result<Measured> {
     let batches = held_out.batches()?;
     let total = (batches.len() * (1 + 3 * sites.len())) as u64;
     let mut done = 0;
@@ -117,10 +125,13 @@ pub fn evaluate<D: LmOps>(
         let ce = [clean, spliced, zeroed, averaged].map(nats);
         measured.push(site_validation(site, fidelity, ce));
     }
-    Ok(Validation {
-        step: 0,
-        tokens: batches.iter().map(|b| b.valid.len() as u64).sum(),
-        sites: measured,
+    Ok(Measured {
+        validation: Validation {
+            step: 0,
+            tokens: batches.iter().map(|b| b.valid.len() as u64).sum(),
+            sites: measured,
+        },
+        frequencies: fidelity.iter().map(Fidelity::frequencies).collect(),
     })
 }
 

@@ -49,7 +49,7 @@ fn measure(factor: f32, lm_batch: usize) -> SiteValidation {
     };
     let sites = [Site { hook, target: hook }];
     let mut seen = Vec::new();
-    let mut validation = evaluate(
+    let measured = evaluate(
         &device,
         &mut lm,
         &held_out,
@@ -63,6 +63,14 @@ fn measure(factor: f32, lm_batch: usize) -> SiteValidation {
     .unwrap();
     let passes = contexts.len().div_ceil(lm_batch) as u64 * 4;
     assert_eq!(seen, (1..=passes).map(|n| (n, passes)).collect::<Vec<_>>());
+    let Measured {
+        mut validation,
+        frequencies,
+    } = measured;
+    let fires = |latent: usize| f64::from(frequencies[0][latent]) * 55.0;
+    let active = validation.sites[0].l0 * 55.0;
+    let sum: f64 = (0..frequencies[0].len()).map(fires).sum();
+    assert!((sum - active).abs() < 1e-4, "{sum} {active}");
     assert_eq!(
         validation.tokens,
         5 * 11,

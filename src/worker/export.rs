@@ -27,7 +27,7 @@ pub fn write<D: SaeOps<Real = f32> + LmOps>(
         let measured = run.validation.as_ref().map(|v| &v.sites[index]);
         let metadata = metadata(&run.job.config, site, measured);
         let folded = site.trainer.fold(run.device)?;
-        let sae = match ExportedSae::from_folded(folded, &run.job.config.sae, metadata) {
+        let mut sae = match ExportedSae::from_folded(folded, &run.job.config.sae, metadata) {
             // A diverged autoencoder is of no use to anyone; its curves are.
             Err(error) if error.code == Code::NonFinite => {
                 context.warn(format!(
@@ -38,6 +38,7 @@ pub fn write<D: SaeOps<Real = f32> + LmOps>(
             }
             other => other?,
         };
+        sae.frequency = run.frequencies.get(index).cloned();
         let place = Place {
             dir: &dir,
             name: (run.sites.len() > 1).then_some(site.name.as_str()),
@@ -86,7 +87,7 @@ fn metadata<D: SaeOps>(
         hook_name_out: config.sae.target.as_ref().map(|_| site.target.to_string()),
         context_size: config.data.context_size,
         prepend_bos: config.data.prepend_bos,
-        dataset_path: config.data.path.display().to_string(),
+        dataset_path: config.data.path.to_string(),
         training_architecture: training.to_owned(),
         l0: measured.map(|m| m.l0),
         num_dead_features: Some(site.trainer.dead().len()),

@@ -12,9 +12,9 @@ use crate::data::{Context as TextContext, TokenSet};
 use crate::device::lm::LmOps;
 use crate::device::sae::SaeOps;
 use crate::domain::{Code, Error, Result};
-use crate::eval::{self, Autoencoder, HeldOut};
+use crate::eval::{self, Autoencoder, HeldOut, Measured};
 use crate::lm::{HookPoint, Lm};
-use crate::protocol::{Stage, Validation};
+use crate::protocol::Stage;
 use crate::sae::{Inference, SaeTrainer, Sample};
 use std::sync::{Mutex, MutexGuard};
 
@@ -151,7 +151,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
         &self,
         sites: &[Site<D>],
         context: &mut Context<'_>,
-    ) -> Result<Option<Validation>> {
+    ) -> Result<Option<Measured>> {
         if self.held_out.is_empty() {
             return Ok(None);
         }
@@ -169,7 +169,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
             contexts: &self.held_out,
             lm_batch: self.config.activations.lm_batch,
         };
-        let validation = eval::evaluate(
+        let measured = eval::evaluate(
             self.device,
             &mut *self.lm()?,
             &held_out,
@@ -177,7 +177,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
             &mut autoencoders,
             &mut |done, total| context.progress(Stage::Evaluating, done, Some(total)),
         )?;
-        Ok(Some(validation))
+        Ok(Some(measured))
     }
 }
 

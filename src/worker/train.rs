@@ -15,6 +15,7 @@ use crate::device::lm::LmOps;
 use crate::device::sae::SaeOps;
 use crate::domain::micro_batch::{AfterOom, MicroBatch};
 use crate::domain::{Code, Error, Result};
+use crate::eval::Measured;
 use crate::lm::Lm;
 use crate::protocol::{Ending, Fact, OutOfMemory, SiteStep, Stage, Step, Validation};
 use crate::system::memory;
@@ -59,6 +60,9 @@ pub struct Run<'a, D: SaeOps<Real = f32> + LmOps> {
     pub(super) steps: u64,
     /// The last measures.
     pub(super) validation: Option<Validation>,
+    /// For each SAE, how often each latent fired in them; empty in a run that was resumed
+    /// since.
+    pub(super) frequencies: Vec<Vec<f32>>,
     pipeline: Pipeline<'a, D>,
     metrics: Metrics,
     epoch_tokens: u64,
@@ -132,6 +136,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
             host: pipeline.batch(),
             batch: captured.iter().map(buffer).collect::<Result<_>>()?,
             validation: metrics::last_validation(&folder.path)?,
+            frequencies: Vec::new(),
             folder,
             estimate,
             sites,
@@ -179,9 +184,10 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
     fn step(&mut self, context: &mut Context<'_>) -> Result<()> {
         let config = &self.job.config;
         let number = self.state.step + 1;
-        let settings = config
-            .schedule
-            .at(number, self.steps, config.optimizer.lr, config.sae.k());
+        let settings =
+            config
+                .schedule
+                .at(number - 1, self.steps, config.optimizer.lr, config.sae.k());
         self.pipeline.source.next_batch(&mut self.host)?;
         for (buf, host) in self.batch.iter_mut().zip(&self.host) {
             self.device.write(buf, 0, host)?;
@@ -316,16 +322,24 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
     /// Measures on held-out text, once a step at most.
     pub(super) fn measure(&mut self, context: &mut Context<'_>) -> Result<()> {
         let step = self.state.step;
-        if self.validation.as_ref().is_some_and(|v| v.step == step) {
+        let known = self.validation.as_ref().is_some_and(|v| v.step == step);
+        if known && !self.frequencies.is_empty() {
             return Ok(());
         }
         let paused = Instant::now();
         let measured = self.pipeline.measure(&self.sites, context)?;
-        if let Some(mut validation) = measured {
-            validation.step = step;
-            self.metrics.validation(&validation)?;
-            context.send(Fact::Validation(validation.clone()));
-            self.validation = Some(validation);
+        if let Some(Measured {
+            mut validation,
+            frequencies,
+        }) = measured
+        {
+            self.frequencies = frequencies;
+            if !known {
+                validation.step = step;
+                self.metrics.validation(&validation)?;
+                context.send(Fact::Validation(validation.clone()));
+                self.validation = Some(validation);
+            }
         }
         self.last_step += paused.elapsed();
         Ok(())

@@ -108,6 +108,8 @@ impl Fixture {
                 out,
             ])
             .args(args)
+            // Neither the user's cache nor one that another test waits for.
+            .env("BACKPROPD_CACHE", self.path("token-cache"))
             .stdin(Stdio::null());
         command
     }
@@ -235,4 +237,16 @@ fn without_rates(mut value: Value) -> Value {
 /// The values of `key` of the events of `kind`.
 pub fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
     events.iter().filter(|e| e["kind"] == kind).collect()
+}
+
+/// Polls until `found` finds something, for a minute at most.
+pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let began = std::time::Instant::now();
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(began.elapsed().as_secs() < 60, "waited in vain: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
