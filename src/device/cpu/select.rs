@@ -211,9 +211,7 @@ for_each_isa! {
                 Ordering::Less => high = middle - 1,
                 Ordering::Greater => low = middle,
                 Ordering::Equal => {
-                    low = orders.iter().fold(i32::MAX, |least, &order| {
-                        least.min(if order >= middle { order } else { i32::MAX })
-                    });
+                    low = least_from(orders, middle);
                     break;
                 }
             }
@@ -221,6 +219,21 @@ for_each_isa! {
         let above = low.checked_add(1).map_or(0, |next| reaching(orders, next));
         (low, k - above)
     }
+}
+
+/// The least value that is at least `from`.
+#[inline(always)]
+fn least_from(orders: &[i32], from: i32) -> i32 {
+    let (chunks, rest) = orders.as_chunks::<32>();
+    let mut least = [i32::MAX; 32];
+    for chunk in chunks {
+        for (least, &order) in least.iter_mut().zip(chunk) {
+            *least = (*least).min(if order < from { i32::MAX } else { order });
+        }
+    }
+    let rest = rest.iter().filter(|&&order| order >= from);
+    rest.chain(&least)
+        .fold(i32::MAX, |least, &order| least.min(order))
 }
 
 /// How many values are at least `from`.

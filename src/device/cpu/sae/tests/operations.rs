@@ -291,14 +291,39 @@ fn every_operation_agrees_with_the_f64_reference() {
     }
 }
 
+fn bits(results: Vec<(String, Vec<f64>)>) -> Vec<(String, Vec<u64>)> {
+    let to_bits = |values: Vec<f64>| values.iter().map(|v| v.to_bits()).collect();
+    results
+        .into_iter()
+        .map(|(what, values)| (what, to_bits(values)))
+        .collect()
+}
+
+#[test]
+fn avx512_and_avx2_have_the_same_bits() {
+    let isas = [Isa::Avx512, Isa::Avx2]
+        .into_iter()
+        .filter(|isa| isa.available());
+    let shape = Shape {
+        tokens: 70,
+        d: 171,
+        latents: 301,
+    };
+    let results: Vec<_> = isas
+        .map(|isa| {
+            let device = Cpu {
+                pool: Pool::with_isa(2, isa),
+            };
+            let few = everything(&device, shape, &Choice::TopK(5, None), 100);
+            let many = everything(&device, shape, &Choice::Above, 100);
+            bits([few, many, dense(&device, 300, 171)].concat())
+        })
+        .collect();
+    assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
-    let bits = |results: Vec<(String, Vec<f64>)>| -> Vec<(String, Vec<u64>)> {
-        results
-            .into_iter()
-            .map(|(what, v)| (what, v.iter().map(|v| v.to_bits()).collect()))
-            .collect()
-    };
     for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
         let device = |threads| Cpu {
             pool: Pool::with_isa(threads, isa),

@@ -136,3 +136,30 @@ fn nan_is_the_last_choice_of_topk_and_none_of_the_others() {
         assert_eq!(row(&codes[3]), [1, 4]);
     }
 }
+
+#[test]
+fn a_later_latent_of_an_earlier_token_wins_a_tie_of_the_whole_batch() {
+    // More latents than BatchTopK takes at first, and all keys equal.
+    const LATENTS: usize = 600;
+    for device in devices(&[2]) {
+        let (x, ones, zeros) = (vec![1.0; 3], vec![1.0; LATENTS], vec![0.0; LATENTS]);
+        let mut codes = device.new_codes();
+        let total = LATENTS + 100;
+        let select = Select::BatchTopK { total, scale: None };
+        let pick = Pick {
+            select,
+            codes: &mut codes,
+        };
+        let product = Encode {
+            x: Rows::of(&x, 3),
+            center: None,
+            w_enc: &ones,
+            b_enc: &zeros,
+            d_in: 1,
+            d_sae: LATENTS,
+        };
+        device.encode(&product, &mut [pick]).unwrap();
+        assert_eq!(codes.row_ptr, [0, 600, 700, 700]);
+        assert!(codes.latent[600..].iter().copied().eq(0..100));
+    }
+}
