@@ -1,0 +1,212 @@
+//! Events: everything that happened, in one order, for whoever asks what came after N.
+
+use super::sql::{json, not_found};
+use super::{Millis, Tx, View};
+use crate::domain::{Result, RunId};
+use rusqlite::Row;
+use serde::Serialize;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// 1, 2, 3, … over all runs. Never given twice.
+    pub id: u64,
+    /// The run that it is about.
+    pub run: Option<RunId>,
+    /// 1, 2, 3, … within that run, whatever number of workers it has had.
+    pub seq: Option<u64>,
+    /// What kind of thing.
+    pub kind: String,
+    /// When it was stored.
+    pub at: Millis,
+    /// The rest, as JSON.
+    pub payload: String,
+}
+
+/// Where an event has its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its number over all runs.
+    pub id: u64,
+    /// Its number within its run.
+    pub seq: Option<u64>,
+}
+
+/// Events after some number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// What is missing before the first of them. To be told to whoever asked.
+    pub gap: Option<Gap>,
+    /// By number.
+    pub events: Vec<Event>,
+    /// Ask after this one for the next page. It can be past the last event here, where
+    /// the later ones are about other runs.
+    pub next: u64,
+    /// Whether there are none after these for now.
+    pub end: bool,
+}
+
+/// Events that cannot be given any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "reason")]
+pub enum Gap {
+    /// They were pruned.
+    Pruned {
+        /// The first one that is missing.
+        first: u64,
+        /// The last one that is missing.
+        last: u64,
+    },
+    /// The number asked for was never given, so nobody can say what came after it. The
+    /// page begins with the oldest event there is.
+    Unknown {
+        /// The newest one there is.
+        newest: u64,
+    },
+}
+
+/// How many events are kept, and how long. What is over either is pruned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Events that are kept at most.
+    pub count: u64,
+    /// Milliseconds that they are kept at most.
+    pub age: Millis,
+}
+
+/// Events that are pruned in one go, so that nobody waits long for the store: some
+/// milliseconds.
+const PRUNED_AT_ONCE: u64 = 5_000;
+
+impl View<'_> {
+    /// At most `limit` events after number `after`, 0 for all of them; of one run, where
+    /// one is named.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub fn events(&self, after: u64, run: Option<RunId>, limit: u32) -> Result<Page> {
+        if let Some(run) = run {
+            self.known(run)?;
+        }
+        let limit = limit.max(1);
+        let (oldest, newest) = self.event_range()?;
+        let gap = if after > newest {
+            Some(Gap::Unknown { newest })
+        } else if after + 1 < oldest {
+            Some(Gap::Pruned {
+                first: after + 1,
+                last: oldest - 1,
+            })
+        } else {
+            None
+        };
+        let from = match gap {
+            Some(Gap::Unknown { .. }) => 0,
+            _ => after,
+        };
+        let columns = "SELECT id, run, seq, kind, at, payload FROM events";
+        let events = match run {
+            None => self.all(
+                &format!("{columns} WHERE id > ?1 ORDER BY id LIMIT ?2"),
+                (from, limit),
+                read,
+            )?,
+            Some(run) => self.all(
+                &format!("{columns} WHERE run = ?1 AND id > ?2 ORDER BY id LIMIT ?3"),
+                (run, from, limit),
+                read,
+            )?,
+        };
+        let full = events.len() as u64 == u64::from(limit);
+        let last = events.last().map(|event| event.id);
+        Ok(Page {
+            gap,
+            events,
+            next: if full { last.unwrap_or(from) } else { newest },
+            end: !full || last == Some(newest),
+        })
+    }
+
+    /// The number of the newest event, 0 before the first. Everything after it is news.
+    pub fn newest_event(&self) -> Result<u64> {
+        Ok(self.event_range()?.1)
+    }
+
+    /// The oldest number that is stored, or would be next, and the newest that was given.
+    fn event_range(&self) -> Result<(u64, u64)> {
+        let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
+        let newest: u64 = self.first(sql, [], |row| row.get(0))?.unwrap_or(0);
+        let sql = "SELECT id FROM events ORDER BY id LIMIT 1";
+        let oldest = self.first(sql, [], |row| row.get(0))?;
+        Ok((oldest.unwrap_or(newest + 1), newest))
+    }
+}
+
+impl Tx<'_> {
+    /// Stores an event of the daemon itself, about a run or about none. What a worker says
+    /// goes through [`Tx::record`].
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub fn append(
+        &self,
+        run: Option<RunId>,
+        kind: &str,
+        payload: &impl Serialize,
+        now: Millis,
+    ) -> Result<Appended> {
+        self.append_json(run, kind, &json(payload)?, now)
+    }
+
+    pub(super) fn append_json(
+        &self,
+        run: Option<RunId>,
+        kind: &str,
+        payload: &str,
+        now: Millis,
+    ) -> Result<Appended> {
+        let seq: Option<u64> = match run {
+            None => None,
+            Some(run) => Some(
+                self.first(
+                    "UPDATE runs SET last_seq = last_seq + 1 WHERE id = ?1 RETURNING last_seq",
+                    [run],
+                    |row| row.get(0),
+                )?
+                .ok_or_else(|| not_found("run", run))?,
+            ),
+        };
+        let id = self.insert(
+            "INSERT INTO events (run, seq, kind, at, payload) VALUES (?1, ?2, ?3, ?4, ?5)",
+            (run, seq, kind, now, payload),
+        )?;
+        // AUTOINCREMENT counts up from 1.
+        let id = id.unsigned_abs();
+        Ok(Appended { id, seq })
+    }
+
+    /// Removes some of the events that `retention` no longer keeps, the oldest first, and
+    /// says how many: ask again until that is 0. Only the oldest go, so that what is left
+    /// has no holes, even where the clock was set back.
+    pub fn prune_events(&self, retention: Retention, now: Millis) -> Result<usize> {
+        let (oldest, newest) = self.event_range()?;
+        let by_count = (newest + 1).saturating_sub(retention.count);
+        let end = oldest.saturating_add(PRUNED_AT_ONCE).min(newest + 1);
+        let sql = "SELECT id FROM events WHERE id < ?1 AND at >= ?2 ORDER BY id LIMIT 1";
+        let cutoff = now.saturating_sub(retention.age);
+        let by_age = self.first(sql, (end, cutoff), |row| row.get(0))?;
+        let keep_from = by_count.max(by_age.unwrap_or(end)).min(end);
+        self.execute("DELETE FROM events WHERE id < ?1", [keep_from])
+    }
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Event> {
+    Ok(Event {
+        id: row.get(0)?,
+        run: row.get(1)?,
+        seq: row.get(2)?,
+        kind: row.get(3)?,
+        at: row.get(4)?,
+        payload: row.get(5)?,
+    })
+}

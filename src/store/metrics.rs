@@ -1,0 +1,153 @@
+//! Metric points: the measures of one hook point at one step.
+
+use super::progress::finite;
+use super::sql::not_found;
+use super::{Tx, View};
+use crate::domain::{Result, RunId};
+use crate::protocol::Step;
+use rusqlite::Row;
+
+/// The measures of one SAE at one step. What is not known or not finite is none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MetricPoint {
+    /// 1, 2, 3, ….
+    pub step: u64,
+    /// The hook point.
+    pub site: String,
+    /// The loss that was minimised.
+    pub loss: Option<f64>,
+    /// Mean number of active latents a token.
+    pub l0: Option<f64>,
+    /// The L1 part of the loss.
+    pub l1: Option<f64>,
+    /// Share of dead latents.
+    pub dead: Option<f64>,
+    /// Fraction of variance unexplained.
+    pub fvu: Option<f64>,
+    /// The learning rate.
+    pub lr: Option<f64>,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: Option<f64>,
+    /// Bytes of device memory in use.
+    pub gpu_mem: Option<u64>,
+    /// Tokens a second, of the run as a whole.
+    pub tokens_per_second: Option<f64>,
+}
+
+impl MetricPoint {
+    /// The points of one step, one for each hook point.
+    pub fn of(step: &Step) -> impl Iterator<Item = Self> + '_ {
+        step.sites.iter().map(|site| Self {
+            step: step.step,
+            site: site.hook.clone(),
+            loss: finite(site.loss),
+            l0: finite(site.l0),
+            l1: site.parts.get("l1_loss").copied().and_then(finite),
+            dead: finite(site.dead),
+            fvu: finite(site.fvu),
+            lr: finite(step.lr),
+            grad_norm: finite(site.grad_norm),
+            gpu_mem: None,
+            tokens_per_second: finite(step.tokens_per_second),
+        })
+    }
+}
+
+/// Which points of a run to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MetricQuery<'a> {
+    /// Only those of this hook point.
+    pub site: Option<&'a str>,
+    /// Only those after this step and hook point: the last ones of the page before. From
+    /// step n on is after `(n, "")`.
+    pub after: (u64, &'a str),
+}
+
+impl View<'_> {
+    /// At most `limit` points of a run, by step and then by hook point.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub fn metrics(
+        &self,
+        run: RunId,
+        query: &MetricQuery<'_>,
+        limit: u32,
+    ) -> Result<Vec<MetricPoint>> {
+        self.known(run)?;
+        self.all(
+            "SELECT step, site, loss, l0, l1, dead, fvu, lr, grad_norm, gpu_mem, tokens_s
+             FROM metrics
+             WHERE run = ?1 AND (step, site) > (?2, ?3) AND (?4 IS NULL OR site = ?4)
+             ORDER BY step, site LIMIT ?5",
+            (run, query.after.0, query.after.1, query.site, limit),
+            read,
+        )
+    }
+
+    /// That there is such a run.
+    pub(super) fn known(&self, run: RunId) -> Result<()> {
+        self.first("SELECT 1 FROM runs WHERE id = ?1", [run], |_| Ok(()))?
+            .ok_or_else(|| not_found("run", run))
+    }
+}
+
+impl Tx<'_> {
+    /// Stores points. One for the same step and hook point takes the place of the earlier
+    /// one: after a resume, the weights that live on are those of the later one.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub fn log<'p>(
+        &self,
+        run: RunId,
+        points: impl IntoIterator<Item = &'p MetricPoint>,
+    ) -> Result<()> {
+        self.known(run)?;
+        self.whole(|| {
+            let sql = "INSERT OR REPLACE INTO metrics (run, step, site, loss, l0, l1, dead, fvu,
+                                                       lr, grad_norm, gpu_mem, tokens_s)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+            self.each(sql, points, |statement, point| {
+                statement.execute((
+                    run,
+                    point.step,
+                    &point.site,
+                    point.loss,
+                    point.l0,
+                    point.l1,
+                    point.dead,
+                    point.fvu,
+                    point.lr,
+                    point.grad_norm,
+                    point.gpu_mem,
+                    point.tokens_per_second,
+                ))
+            })
+        })
+    }
+
+    /// Forgets the points after `step`: a run that goes on from there takes them back.
+    pub fn rewind_metrics(&self, run: RunId, step: u64) -> Result<usize> {
+        self.execute(
+            "DELETE FROM metrics WHERE run = ?1 AND step > ?2",
+            (run, step),
+        )
+    }
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<MetricPoint> {
+    Ok(MetricPoint {
+        step: row.get(0)?,
+        site: row.get(1)?,
+        loss: row.get(2)?,
+        l0: row.get(3)?,
+        l1: row.get(4)?,
+        dead: row.get(5)?,
+        fvu: row.get(6)?,
+        lr: row.get(7)?,
+        grad_norm: row.get(8)?,
+        gpu_mem: row.get(9)?,
+        tokens_per_second: row.get(10)?,
+    })
+}
