@@ -1,0 +1,39 @@
+//! What a GPU's readings mean: its condition, what is said about it, and what is to be
+//! done with the runs on it.
+//!
+//! [`Watch`] is the whole of it: one state machine a GPU with one transition function,
+//! [`Watch::step`], from an observation to notices. It knows no clock and no driver, so a
+//! trace of readings is all that a test needs.
+//!
+//! Three rules decide its details:
+//! - What cannot be read is unknown: null, never 0, and never a sign of recovery.
+//! - A condition is entered at its limit and left below the limit minus a hysteresis, so a
+//!   value that trembles around a limit says so once.
+//! - Only what a pause can cure leads to one. A run that waits cools its card, but keeps
+//!   its memory: memory alone would hold it for ever, so it pauses only where the settings
+//!   ask for that. A card at its power limit is slowed by its own firmware and in no
+//!   danger: power warns.
+
+mod condition;
+mod fact;
+mod health;
+mod metric;
+mod settings;
+mod status;
+mod thresholds;
+mod visible;
+mod watch;
+mod xid;
+
+pub use condition::{Action, Condition};
+pub use fact::{Driver, GpuFact, GpuName, Notice};
+pub use health::{Health, Throttle};
+pub use settings::GpuSettings;
+pub use status::{GpuStatus, MigInstance, Reading};
+pub use thresholds::{LimitOverrides, Thresholds};
+pub use visible::visible_gpus;
+pub use watch::{Observation, Watch};
+pub use xid::{Xid, XidAdvice};
+
+#[cfg(test)]
+mod tests;
