@@ -4,17 +4,23 @@
 //! benchmarks share one code.
 
 pub mod activations;
+pub mod actors;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod control;
+pub mod ctl;
 pub mod data;
 pub mod device;
 pub mod domain;
 pub mod eval;
+pub mod gpu;
 pub mod lm;
 pub mod protocol;
 pub mod report;
 pub mod sae;
+pub mod store;
+pub mod supervise;
 pub mod system;
 pub mod tensorfile;
 pub mod worker;

@@ -3,8 +3,12 @@
 mod bench_lm;
 mod bench_step;
 mod capture;
+mod daemon;
+mod signals;
 mod train;
+mod worker;
 
+use crate::ctl::{self, CtlArgs};
 use crate::domain::Error;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -25,9 +29,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::TrainArgs),
+    Daemon(daemon::DaemonArgs),
+    Ctl(CtlArgs),
     Capture(capture::CaptureArgs),
     #[command(subcommand)]
     Bench(Bench),
+    #[command(hide = true)]
+    Worker,
 }
 
 /// Measure this machine on the work of a run
@@ -42,6 +50,9 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::train(args),
         Command::Capture(args) => capture::capture(args).map(|()| ExitCode::SUCCESS),
+        Command::Daemon(args) => daemon::daemon(args),
+        Command::Ctl(args) => ctl::ctl(args),
+        Command::Worker => worker::worker(),
         Command::Bench(Bench::Lm(args)) => bench_lm::lm(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Step(args)) => bench_step::step(&args).map(|()| ExitCode::SUCCESS),
     };

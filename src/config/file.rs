@@ -2,6 +2,7 @@
 
 use crate::domain::{Code, Error, Result};
 use serde::de::DeserializeOwned;
+use std::collections::HashMap;
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -44,6 +45,35 @@ impl ConfigFile {
             text,
             table,
         })
+    }
+
+    /// Reads `path`, where one is given, and lets `variables` named `PREFIX_TABLE__KEY`
+    /// replace its values.
+    ///
+    /// # Errors
+    /// As [`ConfigFile::read`].
+    pub fn layered(
+        path: Option<&Path>,
+        prefix: &str,
+        variables: HashMap<String, String>,
+    ) -> Result<Self> {
+        let mut file = match path {
+            Some(path) => Self::read(path, &[])?,
+            None => Self::parse("the built-in defaults", String::new(), &[])?,
+        };
+        let invalid = |e: config::ConfigError| Error::new(Code::ConfigInvalid, &file.name, e);
+        let environment = config::Environment::with_prefix(prefix)
+            .prefix_separator("_")
+            .separator("__")
+            .try_parsing(true)
+            .source(Some(variables));
+        file.table = config::Config::builder()
+            .add_source(config::File::from_str(&file.text, config::FileFormat::Toml))
+            .add_source(environment)
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .map_err(invalid)?;
+        Ok(file)
     }
 
     /// The typed content. Unknown keys and wrong types are errors.

@@ -1,5 +1,6 @@
 //! `run.toml` to validated types; errors name file, line and key.
 
+pub mod daemon;
 mod file;
 mod run;
 

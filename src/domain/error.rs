@@ -89,8 +89,40 @@ codes! {
     DeviceUnavailable = "device-unavailable", 63;
     /// A frame between worker and parent that cannot be understood.
     ProtocolInvalid = "protocol-invalid", 70;
+    /// Another process works with the daemon's state folder.
+    StoreBusy = "store-busy", 80;
+    /// The daemon's database is of a newer release, or of another program.
+    StoreVersion = "store-version", 81;
+    /// The daemon's database is damaged.
+    StoreCorrupt = "store-corrupt", 82;
+    /// No run, sweep, model or dataset of that name or number.
+    NotFound = "not-found", 83;
+    /// A command that the state of its run does not allow.
+    NotPossible = "not-possible", 84;
+    /// No daemon answers at the control socket, or a part of it is being restarted.
+    DaemonUnavailable = "daemon-unavailable", 85;
+    /// Another daemon listens at the control socket.
+    DaemonRunning = "daemon-running", 86;
+    /// This user may not do that.
+    Forbidden = "forbidden", 87;
+    /// A request that is longer than the daemon takes.
+    RequestTooLarge = "request-too-large", 90;
+    /// A worker process ended without a last word, more often than it is restarted.
+    WorkerLost = "worker-lost", 88;
+    /// A worker process showed no sign of work and was killed.
+    WorkerHung = "worker-hung", 89;
     /// A defect of this program.
     Internal = "internal", 99;
+}
+
+impl Code {
+    /// Whether the same may succeed once the disk is in order again.
+    pub const fn is_of_the_disk(self) -> bool {
+        matches!(
+            self,
+            Self::DiskFull | Self::IoRead | Self::IoWrite | Self::StoreCorrupt
+        )
+    }
 }
 
 impl fmt::Display for Code {

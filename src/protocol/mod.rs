@@ -3,8 +3,10 @@
 //! Invariant: a serialisable type here crosses a process boundary; everything else stays
 //! inside. Numbers that are not known are absent or null, never 0.
 
+pub mod api;
 mod fact;
 mod nullable;
+pub mod wire;
 
 pub use fact::{
     Ending, Fact, Frame, OutOfMemory, SiteStep, SiteValidation, Stage, Step, Validation,

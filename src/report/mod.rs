@@ -1,8 +1,10 @@
-//! `report.html`: one self-contained page with a run's curves and its final measures.
+//! What people see of a run: the screen while it works, and `report.html`, a self-contained
+//! page with its curves and final measures.
 
 mod charts;
 mod curves;
 mod html;
+pub mod screen;
 
 pub use curves::Curves;
 pub use html::{Page, render};

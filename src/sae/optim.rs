@@ -6,7 +6,7 @@ use crate::device::sae::{AdamStep, SaeOps};
 use crate::domain::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The `[optimiser]` table of `run.toml`: Adam in f32, whatever the activations' dtype.
+/// The `[optimizer]` table of `run.toml`: Adam in f32, whatever the activations' dtype.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimSpec {

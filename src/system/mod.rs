@@ -1,7 +1,10 @@
 //! What touches the operating system: files that survive a crash, locks, signals.
 
+pub mod clock;
 pub mod files;
 pub mod fs;
 pub mod lock;
+pub mod log;
 pub mod map;
 pub mod memory;
+pub mod process;

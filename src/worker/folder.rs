@@ -1,6 +1,6 @@
 //! The folder of a run: who may write in it, and whether it goes on or starts anew.
 
-use super::same_run;
+use super::{Resume, same_run};
 use crate::checkpoint::{Best, Checkpoint, Goal, Retention, Store};
 use crate::config::RunConfig;
 use crate::domain::{Code, Error, Result};
@@ -31,15 +31,15 @@ pub struct Start {
 }
 
 impl RunFolder {
-    /// Opens the folder of `config` for a new run, or with `resume` for one that goes on.
+    /// Opens the folder of `config` for a new run, or one that goes on.
     ///
     /// # Errors
     /// `run-busy`, `run-exists`, `checkpoint-missing`, `checkpoint-corrupt`,
     /// `checkpoint-mismatch`, `io-write`, `disk-full`.
-    pub fn open(config: &RunConfig, resume: bool) -> Result<(Self, Option<Start>)> {
+    pub fn open(config: &RunConfig, resume: Resume) -> Result<(Self, Option<Start>)> {
         let path = config.output.clone();
         let toml = config.to_toml()?;
-        if resume && !path.join("run.toml").exists() {
+        if resume == Resume::Yes && !path.join("run.toml").exists() {
             let message = "there is no run here to go on with";
             return Err(Error::new(Code::CheckpointMissing, path.display(), message)
                 .hint("start it without --resume"));
@@ -55,11 +55,16 @@ impl RunFolder {
             best: Some(best),
         };
         let store = Store::open(&path.join("checkpoints"), retention)?;
-        let start = if resume {
-            Some(find_start(config, &path, &store)?)
-        } else {
-            refuse_existing(&path, &store)?;
-            None
+        let start = match resume {
+            Resume::IfAny if is_empty(&store)? => None,
+            Resume::IfAny | Resume::Yes => Some(find_start(config, &path, &store)?),
+            Resume::No if is_empty(&store)? => None,
+            Resume::No => {
+                let message = "already holds a run";
+                let hint =
+                    "go on with --resume, choose another folder with --out, or remove this one";
+                return Err(Error::new(Code::RunExists, path.display(), message).hint(hint));
+            }
         };
         files::write_atomic(&path.join("run.toml"), toml.as_bytes())?;
         let folder = Self {
@@ -72,15 +77,10 @@ impl RunFolder {
     }
 }
 
-fn refuse_existing(path: &Path, store: &Store) -> Result<()> {
+/// Whether no checkpoint, valid or not, was ever left here.
+fn is_empty(store: &Store) -> Result<bool> {
     let (known, skipped) = store.scan()?;
-    if known.is_empty() && skipped.is_empty() {
-        return Ok(());
-    }
-    Err(
-        Error::new(Code::RunExists, path.display(), "already holds a run")
-            .hint("go on with --resume, choose another folder with --out, or remove this one"),
-    )
+    Ok(known.is_empty() && skipped.is_empty())
 }
 
 fn find_start(config: &RunConfig, path: &Path, store: &Store) -> Result<Start> {

@@ -6,6 +6,7 @@
 
 use crate::protocol::{Command, Fact, Frame, VERSION};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ struct State {
 
 struct Shared {
     run: String,
+    /// Grows whenever the worker passes by.
+    beats: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -45,6 +48,7 @@ pub struct Listener(Arc<Shared>);
 pub fn link(run: &str) -> (WorkerLink, Listener) {
     let shared = Arc::new(Shared {
         run: run.to_owned(),
+        beats: AtomicU64::new(0),
         state: Mutex::default(),
         changed: Condvar::new(),
     });
@@ -54,6 +58,7 @@ pub fn link(run: &str) -> (WorkerLink, Listener) {
 impl WorkerLink {
     /// Tells the listener; never blocks on it.
     pub fn send(&self, fact: Fact) {
+        self.beat();
         let mut state = self.0.lock();
         state.seq += 1;
         let frequent = matches!(fact, Fact::Step(_) | Fact::Progress { .. });
@@ -71,8 +76,14 @@ impl WorkerLink {
         self.0.changed.notify_all();
     }
 
+    /// Shows that the worker is at work.
+    pub fn beat(&self) {
+        self.0.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The oldest command that was not yet taken.
     pub fn command(&self) -> Option<Command> {
+        self.beat();
         self.0.lock().commands.pop_front()
     }
 
@@ -130,6 +141,11 @@ impl Listener {
     pub fn command(&self, command: Command) {
         self.0.lock().commands.push_back(command);
         self.0.changed.notify_all();
+    }
+
+    /// A number that grows while the worker is at work.
+    pub fn beats(&self) -> u64 {
+        self.0.beats.load(Ordering::Relaxed)
     }
 
     /// Facts that were dropped because this end did not take them.

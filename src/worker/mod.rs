@@ -32,8 +32,19 @@ pub struct Job {
     pub device: DeviceName,
     /// Threads of the CPU device; 0 means one a core.
     pub threads: usize,
-    /// Whether to go on from the run folder's newest valid checkpoint.
-    pub resume: bool,
+    /// What to do with the checkpoints in the run folder.
+    pub resume: Resume,
+}
+
+/// What a run does with the checkpoints that its folder already holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// There must be none.
+    No,
+    /// Goes on from the newest valid one, which must be there.
+    Yes,
+    /// Goes on from the newest valid one, or begins where none was ever saved.
+    IfAny,
 }
 
 /// Runs `job` to its end. The last fact says how it ended, also where this returns an

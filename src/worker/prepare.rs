@@ -50,10 +50,9 @@ impl Prepared {
         let estimate = estimate(config, &spec, &captured);
         context.send(estimate.fact());
         estimate.check(config.training.max_memory_mib)?;
-        if !config.data.path.exists() {
-            let about = config.data.path.display();
+        if let Some(missing) = config.data.path.0.iter().find(|path| !path.exists()) {
             let message = "there is no such file or folder";
-            return Err(Error::new(Code::DataMissing, about, message)
+            return Err(Error::new(Code::DataMissing, missing.display(), message)
                 .hint("set data.path to a text file or a folder of them"));
         }
         let (folder, start) = RunFolder::open(config, job.resume)?;

@@ -1,22 +1,19 @@
 //! `backpropd train RUN.toml`: one run in the foreground, no daemon needed.
 
-mod screen;
 mod summary;
 
+use super::signals::Signals;
 use crate::config::{DeviceName, RunConfig};
 use crate::domain::{Code, Error, Result};
-use crate::protocol::{Command, Ending, Fact};
+use crate::protocol::{Ending, Fact};
+use crate::report::screen::{Mode, Screen};
 use crate::worker::{
-    self, Job,
+    self, Job, Resume,
     link::{Listener, Next, link},
 };
 use clap::Args;
-use screen::{Mode, Screen};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 /// Train the autoencoders that a run.toml describes
@@ -69,7 +66,10 @@ pub fn train(args: TrainArgs) -> Result<ExitCode> {
         config,
         device: args.device,
         threads: args.threads,
-        resume: args.resume,
+        resume: match args.resume {
+            true => Resume::Yes,
+            false => Resume::No,
+        },
     };
     let thread = std::thread::Builder::new()
         .name("worker".into())
@@ -129,54 +129,11 @@ fn watch(listener: &Listener, screen: &mut Screen, signals: &Signals) -> Option<
         };
         screen.show(&frame);
         match frame.fact {
-            Fact::RunStarted { .. } => signals.training.store(true, Ordering::SeqCst),
+            Fact::RunStarted { .. } => signals.training_began(),
             Fact::Validation(v) => validation = Some(v),
             Fact::RunCompleted(ending) => ended = Some(Ended::Completed(ending, validation.take())),
             Fact::Stopped(ending) | Fact::Aborted(ending) => ended = Some(Ended::Stopped(ending)),
             _ => {}
-        }
-    }
-}
-
-/// SIGINT, SIGTERM and SIGHUP as a `Stop` command.
-struct Signals {
-    first: Arc<AtomicI32>,
-    training: Arc<AtomicBool>,
-}
-
-impl Signals {
-    fn catch(listener: &Listener) -> Result<Self> {
-        let this = Self {
-            first: Arc::default(),
-            training: Arc::default(),
-        };
-        let (first, training) = (this.first.clone(), this.training.clone());
-        let listener = listener.clone();
-        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
-            .map_err(|e| Error::new(Code::Internal, "signals", e))?;
-        let act = move || {
-            for signal in signals.forever() {
-                let again = first.swap(signal, Ordering::SeqCst) != 0;
-                // Before the first step there is nothing to save, and caches are written
-                // under temporary names.
-                if again || !training.load(Ordering::SeqCst) {
-                    signal_hook::low_level::exit(128 + signal);
-                }
-                listener.command(Command::Stop);
-            }
-        };
-        std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(act)
-            .map_err(|e| Error::new(Code::Internal, "signals", e))?;
-        Ok(this)
-    }
-
-    /// 128 + the signal that stopped the run; 0 where none did.
-    fn exit_code(&self) -> ExitCode {
-        match self.first.load(Ordering::SeqCst) {
-            0 => ExitCode::SUCCESS,
-            signal => ExitCode::from(128 + signal.clamp(0, 127) as u8),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a person or a script sees of a run while it works.
 
+use super::{duration, thousands};
 use crate::protocol::{Fact, Frame, Stage, Step};
-use crate::report::{duration, thousands};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -144,7 +144,7 @@ impl Screen {
             self.stage = Some(stage);
         }
         let bar = self.bar.get_or_insert_with(|| {
-            let style = "{spinner} {msg} {wide_bar:.cyan/black} {percent}%";
+            let style = "{spinner} {msg} {wide_bar:.cyan/black} {percent}%  ETA {eta}";
             bar(total.unwrap_or(0), style)
         });
         bar.set_message(name);

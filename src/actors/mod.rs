@@ -1,0 +1,6 @@
+//! The actors of the daemon. They decide and delegate; what they drive knows nothing of
+//! them.
+
+pub mod runs;
+pub mod store;
+pub mod trainer;

@@ -1,0 +1,142 @@
+//! What runs are told by people and policies.
+
+use super::Runs;
+use super::hear::own;
+use crate::actors::store::{read, write};
+use crate::config::RunConfig;
+use crate::domain::run_state::{Answer, Command, RunState};
+use crate::domain::{Code, Error, Result, RunId};
+use crate::protocol;
+use crate::protocol::api::Submit;
+use crate::store::{NewRun, Run};
+use crate::system::clock::now_millis;
+use actix::prelude::*;
+
+/// Queue a run. Answered with it when that is durable, and whether it is new.
+#[derive(Message)]
+#[rtype(result = "Result<(Run, bool)>")]
+pub struct Submission(pub Submit);
+
+impl Handler<Submission> for Runs {
+    type Result = ResponseActFuture<Self, Result<(Run, bool)>>;
+
+    fn handle(&mut self, Submission(submit): Submission, _: &mut Self::Context) -> Self::Result {
+        let store = self.store.clone();
+        let state_dir = self.state_dir.clone();
+        let queued = async move {
+            let key = submit.key.clone();
+            let (new, mut config) = resolve(submit)?;
+            write(&store, move |tx| {
+                let done = tx.submit(&new, key.as_deref(), now_millis())?;
+                let mut events = Vec::new();
+                if done.new {
+                    if config.output.as_os_str().is_empty() {
+                        // The number makes it unique, which names need not be.
+                        let folder = format!("{}-{}", done.run, config.name);
+                        config.output = state_dir.join("runs").join(folder);
+                        tx.set_toml(done.run, &config.to_toml()?)?;
+                    }
+                    own(
+                        tx,
+                        done.run,
+                        "run_queued",
+                        &format!("queued as run {}", done.run),
+                        &mut events,
+                    )?;
+                }
+                Ok((tx.run(done.run)?, done.new, events))
+            })
+            .await
+        };
+        Box::pin(queued.into_actor(self).map(|queued, this, ctx| {
+            let (run, new, events) = queued?;
+            this.announce(events);
+            this.schedule(ctx);
+            Ok((run, new))
+        }))
+    }
+}
+
+/// The run as it will be started: every default spelled out, every path absolute but that
+/// of a folder which the daemon is to choose.
+fn resolve(submit: Submit) -> Result<(NewRun, RunConfig)> {
+    if !submit.base.is_absolute() {
+        let message = "is not absolute; the daemon works in another folder than you do";
+        return Err(Error::new(Code::Usage, "base", message));
+    }
+    let mut config = RunConfig::parse(&submit.file, &submit.run_toml, &submit.base, &submit.set)?;
+    if !config.output.as_os_str().is_empty() {
+        config.output = submit.base.join(&config.output);
+    }
+    let new = NewRun {
+        name: config.name.clone(),
+        priority: submit.priority,
+        toml: config.to_toml()?,
+        ..NewRun::default()
+    };
+    Ok((new, config))
+}
+
+/// Tell a run. Answered when it is durable that it was told.
+#[derive(Message)]
+#[rtype(result = "Result<Told>")]
+pub struct Order {
+    /// The run.
+    pub run: RunId,
+    /// What it is told.
+    pub command: Command,
+}
+
+/// What came of an [`Order`].
+pub struct Told {
+    /// Whether anything changes.
+    pub changed: bool,
+    /// The run as it is now.
+    pub run: Run,
+}
+
+impl Handler<Order> for Runs {
+    type Result = ResponseActFuture<Self, Result<Told>>;
+
+    fn handle(&mut self, order: Order, _: &mut Self::Context) -> Self::Result {
+        let store = self.store.clone();
+        let Order { run, command } = order;
+        let told = async move {
+            let answer = write(&store, move |tx| tx.apply(run, command, now_millis())).await?;
+            let run = read(&store, move |view| view.run(run)).await?;
+            match answer {
+                Answer::Applied(_) => Ok(Told { changed: true, run }),
+                Answer::AlreadySo => Ok(Told {
+                    changed: false,
+                    run,
+                }),
+                Answer::NotPossible(refusal) => Err(refusal.error(format_args!("run {}", run.id))),
+            }
+        };
+        Box::pin(told.into_actor(self).map(move |told, this, ctx| {
+            if let Ok(told) = &told {
+                if let Some(command) = of_worker(told.run.state) {
+                    this.tell(run, command);
+                }
+                if told.run.state == RunState::Queued {
+                    // Somebody wants it now.
+                    this.not_before.remove(&run);
+                    this.lost.remove(&run);
+                }
+                this.schedule(ctx);
+            }
+            told
+        }))
+    }
+}
+
+/// What a worker is told for a command that it has not answered.
+pub(super) fn of_worker(state: RunState) -> Option<protocol::Command> {
+    Some(match state.unanswered()? {
+        Command::Pause => protocol::Command::Pause,
+        Command::Resume => protocol::Command::Resume,
+        Command::Stop | Command::EndEarly => protocol::Command::Stop,
+        Command::Abort => protocol::Command::Abort,
+        Command::Retry => return None,
+    })
+}

@@ -1,0 +1,259 @@
+//! What the workers say, into the store and out to whoever listens.
+
+use super::Runs;
+use super::command::of_worker;
+use crate::actors::store::{read, write};
+use crate::actors::trainer::{FromTrainer, Heard};
+use crate::domain::run_state::{Report, RunState};
+use crate::domain::worker_end::WorkerEnd;
+use crate::domain::{Error, Result, RunId};
+use crate::protocol::Fact;
+use crate::protocol::api::Event;
+use crate::store::{Failure, Recorded, Tx, WorkerIdentity};
+use crate::system::clock::now_millis;
+use actix::prelude::*;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between two attempts to write what could not be written.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Before the first restart of a lost worker; doubled for each further one.
+const BACK_OFF: Duration = Duration::from_secs(1);
+/// The longest wait before a restart.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What a transaction has to know besides what was heard.
+#[derive(Clone, Copy)]
+struct Verdicts {
+    /// The daemon ends: a worker that saved and ended goes on later.
+    leaving: bool,
+}
+
+/// Something heard, with what follows from it.
+struct Item {
+    heard: FromTrainer,
+    /// For a lost worker: whether the run gets another one, and when.
+    again: Option<Duration>,
+}
+
+impl StreamHandler<Vec<FromTrainer>> for Runs {
+    fn handle(&mut self, heard: Vec<FromTrainer>, ctx: &mut Self::Context) {
+        let items = heard
+            .into_iter()
+            .map(|heard| Item {
+                again: match &heard.heard {
+                    Heard::Ended(WorkerEnd::Lost(_)) => self.another(heard.run),
+                    _ => None,
+                },
+                heard,
+            })
+            .collect();
+        self.keep(Arc::new(items), ctx);
+    }
+}
+
+impl Runs {
+    /// Whether a run that lost its worker gets another one, and after how long.
+    fn another(&mut self, run: RunId) -> Option<Duration> {
+        let workers = &self.config.workers;
+        let period = Duration::from_secs(workers.restart_period_seconds);
+        let now = Instant::now();
+        let lost = self.lost.entry(run).or_default();
+        lost.retain(|at| now - *at < period);
+        lost.push_back(now);
+        let count = u32::try_from(lost.len()).unwrap_or(u32::MAX);
+        let wait = BACK_OFF
+            .saturating_mul(1 << (count - 1).min(10))
+            .min(LONGEST);
+        (count <= workers.restarts).then_some(wait)
+    }
+
+    /// Stores `items`, again and again until the disk takes them: until then the workers
+    /// are held back, and no further item is taken.
+    fn keep(&mut self, items: Arc<Vec<Item>>, ctx: &mut Context<Self>) {
+        let (store, kept) = (self.store.clone(), items.clone());
+        let verdicts = Verdicts {
+            leaving: self.leaving.is_some(),
+        };
+        let written = async move {
+            loop {
+                let items = kept.clone();
+                let done = write(&store, move |tx| {
+                    let mut events = Vec::new();
+                    for item in items.iter() {
+                        store_item(tx, item, verdicts, &mut events)?;
+                    }
+                    Ok(events)
+                });
+                match done.await {
+                    Ok(events) => return events,
+                    Err(error) => tracing::error!("what workers say cannot be stored yet: {error}"),
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        ctx.wait(written.into_actor(self).map(move |events, this, ctx| {
+            this.announce(events);
+            for item in items.iter() {
+                if let Heard::Spawned(_) = &item.heard.heard {
+                    this.remind(item.heard.run, ctx);
+                }
+                if let Heard::Ended(end) = &item.heard.heard {
+                    this.ended(item.heard.run, item.heard.life, end, item.again, ctx);
+                }
+            }
+        }));
+    }
+
+    /// Tells a worker that is there now what its run was told before.
+    fn remind(&self, run: RunId, ctx: &mut Context<Self>) {
+        let store = self.store.clone();
+        let state = async move { read(&store, move |view| Ok(view.run(run)?.state)).await };
+        ctx.spawn(state.into_actor(self).map(move |state, this, _| {
+            if let Some(command) = state.ok().and_then(of_worker) {
+                this.tell(run, command);
+            }
+        }));
+    }
+
+    fn ended(
+        &mut self,
+        run: RunId,
+        life: u64,
+        end: &WorkerEnd,
+        again: Option<Duration>,
+        ctx: &mut Context<Self>,
+    ) {
+        if self
+            .workers
+            .get(&run)
+            .is_some_and(|worker| worker.life == life)
+        {
+            self.workers.remove(&run);
+        }
+        match end {
+            WorkerEnd::Lost(error) => {
+                tracing::warn!(%run, life, "the worker is lost: {error}");
+                if let Some(wait) = again {
+                    self.not_before.insert(run, Instant::now() + wait);
+                }
+            }
+            WorkerEnd::Said(_) => {
+                self.lost.remove(&run);
+                tracing::info!(%run, life, "the worker has ended");
+            }
+        }
+        self.left();
+        self.schedule(ctx);
+    }
+}
+
+fn store_item(tx: &Tx<'_>, item: &Item, verdicts: Verdicts, events: &mut Vec<Event>) -> Result<()> {
+    let (run, life, now) = (item.heard.run, item.heard.life, now_millis());
+    match &item.heard.heard {
+        Heard::Spawned(process) => {
+            let worker = WorkerIdentity {
+                pid: process.pid,
+                started: process.start_time,
+                boot: process.boot_id.clone(),
+            };
+            tx.set_worker(run, life, &worker).map(|_| ())
+        }
+        Heard::Frame(frame) => {
+            // A daemon that ends stops its workers; nobody asked for the runs to end.
+            let suspends = verdicts.leaving
+                && matches!(frame.fact, Fact::Stopped(_))
+                && tx.run(run)?.state != RunState::Stopping;
+            if suspends {
+                let _ = tx.apply(run, Report::Lost, now)?;
+                return own(
+                    tx,
+                    run,
+                    "suspended",
+                    "saved; it goes on when the daemon is back",
+                    events,
+                );
+            }
+            match tx.record(run, life, frame, now) {
+                Ok(Recorded::Stored(at, _)) => {
+                    events.push(Event::of_fact(at.id, Some(run), at.seq, now, &frame.fact));
+                    Ok(())
+                }
+                Ok(_) => Ok(()),
+                // A worker that says what cannot be must not hold up the others.
+                Err(error) if error.code.is_of_the_disk() => Err(error),
+                Err(error) => {
+                    tracing::error!(%run, "a fact was not stored: {error}");
+                    Ok(())
+                }
+            }
+        }
+        Heard::Ended(end) => store_end(tx, run, end, item.again, verdicts, events),
+    }
+}
+
+fn store_end(
+    tx: &Tx<'_>,
+    run: RunId,
+    end: &WorkerEnd,
+    again: Option<Duration>,
+    verdicts: Verdicts,
+    events: &mut Vec<Event>,
+) -> Result<()> {
+    let now = now_millis();
+    match (end, again) {
+        // Its last fact moved the run already, unless it could not be stored.
+        (WorkerEnd::Said(_), _) => tx.apply(run, end.report(), now).map(|_| ()),
+        (WorkerEnd::Lost(error), Some(wait)) => {
+            let _ = tx.apply(run, Report::Lost, now)?;
+            let (kind, what) = match tx.run(run)?.state {
+                RunState::Queued if verdicts.leaving => {
+                    ("suspended", "it goes on when the daemon is back".to_owned())
+                }
+                RunState::Queued => ("worker_lost", format!("it goes on in {} s", wait.as_secs())),
+                state if state.has_ended() => (state.as_str(), "before it had begun".to_owned()),
+                _ => ("worker_lost", "it waits to be resumed".to_owned()),
+            };
+            match kind {
+                "worker_lost" => own(tx, run, kind, &format!("{error}; {what}"), events),
+                _ => own(tx, run, kind, &what, events),
+            }
+        }
+        (WorkerEnd::Lost(error), None) => {
+            let failed = Failure {
+                code: error.code.as_str().to_owned(),
+                message: Error {
+                    hint: "`retry` goes on from the newest checkpoint".into(),
+                    ..error.clone()
+                }
+                .to_string(),
+            };
+            let _ = tx.fail_run(run, &failed, now)?;
+            let fact = Fact::RunFailed {
+                step: tx.run(run)?.progress.step,
+                code: failed.code,
+                message: failed.message,
+            };
+            let fields = Event::of_fact(0, None, None, 0, &fact).fields;
+            let at = tx.append(Some(run), "run_failed", &fields, now)?;
+            events.push(Event::of_fact(at.id, Some(run), at.seq, now, &fact));
+            Ok(())
+        }
+    }
+}
+
+/// An event of the daemon itself.
+pub(super) fn own(
+    tx: &Tx<'_>,
+    run: RunId,
+    kind: &str,
+    message: &str,
+    events: &mut Vec<Event>,
+) -> Result<()> {
+    let now = now_millis();
+    let fields = json!({ "message": message });
+    let at = tx.append(Some(run), kind, &fields, now)?;
+    events.push(Event::new(at.id, Some(run), at.seq, now, kind, fields));
+    Ok(())
+}

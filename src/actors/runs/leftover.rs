@@ -1,0 +1,93 @@
+//! Processes of a daemon that is gone. Each has lost its standard input, so it saves and
+//! ends by itself; a run gets another worker only after that.
+
+use super::Runs;
+use crate::actors::store::{read, write};
+use crate::domain::RunId;
+use crate::domain::run_state::Report;
+use crate::system::clock::now_millis;
+use crate::system::process::Identity;
+use actix::prelude::*;
+use std::time::Instant;
+
+/// A run that an earlier daemon had given to a worker.
+pub struct Leftover {
+    run: RunId,
+    process: Option<Identity>,
+    /// When it is killed.
+    deadline: Instant,
+}
+
+impl Runs {
+    pub(super) fn find_leftover(&mut self, ctx: &mut Context<Self>) {
+        let store = self.store.clone();
+        let found = async move { read(&store, |view| view.runs_with_worker()).await };
+        // Nothing is started before it is known what runs already.
+        ctx.wait(found.into_actor(self).map(|found, this, ctx| {
+            let deadline = Instant::now() + this.config.workers.stop();
+            match found {
+                Ok(runs) => this.leftover.extend(runs.into_iter().map(|run| Leftover {
+                    run: run.id,
+                    process: run.worker.map(|worker| Identity {
+                        pid: worker.pid,
+                        start_time: worker.started,
+                        boot_id: worker.boot,
+                    }),
+                    deadline,
+                })),
+                Err(error) => {
+                    tracing::error!("runs cannot be read: {error}");
+                    ctx.run_later(super::LOOK, |this, ctx| this.find_leftover(ctx));
+                }
+            }
+            this.look_at_leftover(ctx);
+        }));
+    }
+
+    pub(super) fn look_at_leftover(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let mut gone = Vec::new();
+        self.leftover.retain(|leftover| match &leftover.process {
+            Some(process) if process.is_alive() => {
+                if now >= leftover.deadline {
+                    process.kill();
+                }
+                true
+            }
+            _ => {
+                gone.push(leftover.run);
+                false
+            }
+        });
+        if gone.is_empty() {
+            return;
+        }
+        let (store, runs) = (self.store.clone(), gone.clone());
+        let noted = async move {
+            write(&store, move |tx| {
+                let now = now_millis();
+                for run in runs {
+                    let _ = tx.apply(run, Report::Lost, now)?;
+                }
+                Ok(())
+            })
+            .await
+        };
+        ctx.wait(
+            noted
+                .into_actor(self)
+                .map(move |noted, this, ctx| match noted {
+                    Ok(()) => this.schedule(ctx),
+                    Err(error) => {
+                        tracing::error!("runs cannot be taken over yet: {error}");
+                        // No process: they are noted at the next look.
+                        this.leftover.extend(gone.into_iter().map(|run| Leftover {
+                            run,
+                            process: None,
+                            deadline: now,
+                        }));
+                    }
+                }),
+        );
+    }
+}

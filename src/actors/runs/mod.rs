@@ -1,0 +1,158 @@
+//! The supervisor of the runs: the queue, the workers, what they say, and what they are
+//! told.
+//!
+//! Where a run stands is written in the store and nowhere else: every change is one
+//! transaction, durable before anybody is told of it. What is kept here can be lost: a
+//! supervisor that comes back finds the processes of its predecessor by the identity in the
+//! store, waits until they have saved and ended, and goes on from their checkpoints.
+
+mod command;
+mod hear;
+mod leftover;
+mod schedule;
+
+pub use command::{Order, Submission, Told};
+
+use super::store::StoreActor;
+use super::trainer::{FromTrainer, Tell, Trainer};
+use crate::config::daemon::DaemonConfig;
+use crate::domain::RunId;
+use crate::protocol::api::Event;
+use actix::prelude::*;
+use futures_util::StreamExt;
+use leftover::Leftover;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Events that a reader of the live stream may be behind before it is sent back to the
+/// store: some MiB.
+const LIVE: usize = 4096;
+/// Facts that are stored in one transaction.
+const AT_ONCE: usize = 256;
+/// How often the queue and the leftover processes are looked at, besides whenever
+/// something changed.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The actor.
+pub struct Runs {
+    store: Addr<StoreActor>,
+    config: DaemonConfig,
+    state_dir: PathBuf,
+    live: broadcast::Sender<Arc<Event>>,
+    /// What every trainer gets a clone of.
+    to_me: mpsc::Sender<FromTrainer>,
+    from_trainers: Option<mpsc::Receiver<FromTrainer>>,
+    workers: BTreeMap<RunId, Worker>,
+    /// Processes of an earlier daemon or supervisor.
+    leftover: Vec<Leftover>,
+    /// When a run's workers were lost, lately.
+    lost: BTreeMap<RunId, VecDeque<Instant>>,
+    /// Runs that wait before their next worker.
+    not_before: BTreeMap<RunId, Instant>,
+    /// Whether a look at the queue is under way.
+    scheduling: bool,
+    /// Set when the daemon ends: who is told when no worker is left.
+    leaving: Option<Vec<oneshot::Sender<()>>>,
+}
+
+/// A worker at work.
+struct Worker {
+    trainer: Addr<Trainer>,
+    life: u64,
+}
+
+impl Runs {
+    /// A supervisor that finds its runs in `store`.
+    pub fn new(
+        store: Addr<StoreActor>,
+        config: DaemonConfig,
+        state_dir: PathBuf,
+        live: broadcast::Sender<Arc<Event>>,
+    ) -> Self {
+        let (to_me, from_trainers) = Trainer::queue();
+        Self {
+            store,
+            config,
+            state_dir,
+            live,
+            to_me,
+            from_trainers: Some(from_trainers),
+            workers: BTreeMap::new(),
+            leftover: Vec::new(),
+            lost: BTreeMap::new(),
+            not_before: BTreeMap::new(),
+            scheduling: false,
+            leaving: None,
+        }
+    }
+
+    /// The stream of events as they become durable.
+    pub fn live() -> broadcast::Sender<Arc<Event>> {
+        broadcast::Sender::new(LIVE)
+    }
+
+    /// Nobody needs to listen.
+    fn announce(&self, events: Vec<Event>) {
+        for event in events {
+            let _ = self.live.send(Arc::new(event));
+        }
+    }
+
+    fn tell(&self, run: RunId, command: crate::protocol::Command) {
+        if let Some(worker) = self.workers.get(&run) {
+            worker.trainer.do_send(Tell(command));
+        }
+    }
+}
+
+impl Actor for Runs {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if let Some(heard) = self.from_trainers.take() {
+            ctx.add_stream(ReceiverStream::new(heard).ready_chunks(AT_ONCE));
+        }
+        self.find_leftover(ctx);
+        ctx.run_interval(LOOK, |this, ctx| {
+            this.look_at_leftover(ctx);
+            this.schedule(ctx);
+        });
+    }
+}
+
+/// Save all runs and end; answered when no worker is left.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Leave;
+
+impl Handler<Leave> for Runs {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Leave, _: &mut Self::Context) -> Self::Result {
+        let (done, wait) = oneshot::channel();
+        self.leaving.get_or_insert_default().push(done);
+        for worker in self.workers.values() {
+            worker.trainer.do_send(Tell(crate::protocol::Command::Stop));
+        }
+        self.left();
+        Box::pin(async move {
+            let _ = wait.await;
+        })
+    }
+}
+
+impl Runs {
+    /// Tells whoever waits for the last worker.
+    fn left(&mut self) {
+        if !self.workers.is_empty() {
+            return;
+        }
+        for done in self.leaving.iter_mut().flat_map(std::mem::take) {
+            let _ = done.send(());
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Which runs get a worker.
+
+use super::{Runs, Worker};
+use crate::actors::store::write;
+use crate::actors::trainer::{Limits, Trainer};
+use crate::config::DeviceName;
+use crate::domain::run_state::{Answer, Report};
+use crate::domain::{Result, RunId};
+use crate::protocol::VERSION;
+use crate::protocol::wire::Start;
+use crate::store::Tx;
+use crate::system::clock::now_millis;
+use actix::prelude::*;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+/// Runs that are looked at for one that need not wait any longer.
+const QUEUE: u32 = 1000;
+
+/// A run that was given to a worker.
+struct Given {
+    run: RunId,
+    life: u64,
+    toml: String,
+}
+
+impl Runs {
+    /// Starts what the limit allows.
+    pub(super) fn schedule(&mut self, ctx: &mut Context<Self>) {
+        let used = self.workers.len() + self.leftover.len();
+        let free = self.config.workers.limit.saturating_sub(used);
+        if free == 0 || self.scheduling || self.leaving.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        self.not_before.retain(|_, until| *until > now);
+        let waiting: BTreeSet<RunId> = self.not_before.keys().copied().collect();
+        let store = self.store.clone();
+        self.scheduling = true;
+        let given = async move { write(&store, move |tx| give(tx, free, &waiting)).await };
+        ctx.spawn(given.into_actor(self).map(|given, this, _| {
+            this.scheduling = false;
+            match given {
+                Ok(given) => given.into_iter().for_each(|given| this.start(given)),
+                Err(error) => tracing::error!("no run can be started: {error}"),
+            }
+        }));
+    }
+
+    fn start(&mut self, given: Given) {
+        let workers = &self.config.workers;
+        let device = match workers.device {
+            DeviceName::Auto => "auto",
+            DeviceName::Cpu => "cpu",
+            DeviceName::Cuda => "cuda",
+        };
+        let start = Start {
+            v: VERSION,
+            run_toml: given.toml,
+            device: device.to_owned(),
+            threads: workers.threads,
+            resume: true,
+        };
+        let limits = Limits {
+            hang: workers.hang(),
+            stop: workers.stop(),
+        };
+        let (run, life) = (given.run, given.life);
+        tracing::info!(%run, life, "starting a worker");
+        let trainer = Trainer::new(run, life, start, limits, self.to_me.clone()).start();
+        self.workers.insert(run, Worker { trainer, life });
+        if self.leaving.is_some() {
+            self.tell(run, crate::protocol::Command::Stop);
+        }
+    }
+}
+
+fn give(tx: &Tx<'_>, free: usize, waiting: &BTreeSet<RunId>) -> Result<Vec<Given>> {
+    let queue = tx.queue(QUEUE)?;
+    let ready = queue.iter().filter(|run| !waiting.contains(&run.id));
+    let mut given = Vec::new();
+    for run in ready.take(free) {
+        if let Answer::Applied(_) = tx.apply(run.id, Report::Given, now_millis())? {
+            given.push(Given {
+                run: run.id,
+                life: run.life + 1,
+                toml: tx.run_config(run.id)?.toml,
+            });
+        }
+    }
+    Ok(given)
+}

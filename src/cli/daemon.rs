@@ -1,0 +1,125 @@
+//! `backpropd daemon`: the service.
+
+use crate::actors::runs::{Leave, Runs};
+use crate::actors::store::StoreActor;
+use crate::config::daemon::DaemonConfig;
+use crate::control::{self, Daemon};
+use crate::domain::{Code, Error, Result};
+use crate::store::Store;
+use crate::system::clock::now_millis;
+use crate::system::{files, log};
+use actix::{Actor, Arbiter, System};
+use clap::Args;
+use sd_notify::NotifyState;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Run the service: a queue of runs, each trained by a worker process
+#[derive(Args)]
+#[command(
+    after_help = "SIGTERM and Ctrl-C save all runs and end the daemon; they go on when it is \
+                        started again."
+)]
+pub struct DaemonArgs {
+    /// Settings; by default /etc/backpropd/daemon.toml, where it is there
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn daemon(args: DaemonArgs) -> Result<ExitCode> {
+    let since = Instant::now();
+    let config = DaemonConfig::read(args.config.as_deref())?;
+    log::start(
+        &config.log.level,
+        config.log.format == crate::config::daemon::LogFormat::Json,
+    )?;
+    let state_dir = std::path::absolute(config.state_dir()?)
+        .map_err(|e| Error::read("the state folder", &e))?;
+    files::create_dir(&state_dir)?;
+    let (store, opened) = Store::open(&state_dir, now_millis())?;
+    if let Some(quarantined) = &opened.quarantined {
+        tracing::error!(
+            "the database was damaged ({}) and lies at {} now; this daemon begins with a new one",
+            quarantined.why,
+            quarantined.moved_to.display()
+        );
+    }
+    let socket = config.socket()?;
+    let mode = config.control.mode().unwrap_or(0o660);
+    let listener = control::bind(&socket, mode)?;
+    let system = System::new();
+    let served = system.block_on(serve(config, state_dir, store, listener, since, &socket));
+    let _ = std::fs::remove_file(&socket);
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(
+    config: DaemonConfig,
+    state_dir: PathBuf,
+    store: Store,
+    listener: UnixListener,
+    since: Instant,
+    socket: &std::path::Path,
+) -> Result<()> {
+    let internal = |what: &str, e: std::io::Error| Error::new(Code::Internal, what, e);
+    let disk = Arbiter::new();
+    let store = StoreActor::start_in_arbiter(&disk.handle(), |_| StoreActor(store));
+    let live = Runs::live();
+    let (limit, patience) = (
+        config.workers.limit,
+        config.workers.stop() + Duration::from_secs(10),
+    );
+    let runs = Runs::new(store.clone(), config, state_dir.clone(), live.clone()).start();
+    let (leave, mut left) = mpsc::channel(1);
+    let app = control::router(Daemon {
+        runs: runs.clone(),
+        store,
+        live,
+        limit,
+        since,
+        leave,
+    });
+    let listener =
+        tokio::net::UnixListener::from_std(listener).map_err(|e| internal("socket", e))?;
+    let server = actix::spawn(control::serve(listener, app));
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| internal("signals", e))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| internal("signals", e))?;
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(
+        "backpropd {version}: control at {}, state in {}",
+        socket.display(),
+        state_dir.display()
+    );
+    tell_service_manager(&[NotifyState::Ready, NotifyState::Status("ready")]);
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: saving all runs"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: saving all runs"),
+        _ = left.recv() => tracing::info!("told to shut down: saving all runs"),
+    }
+    tell_service_manager(&[
+        NotifyState::Stopping,
+        NotifyState::Status("saving all runs"),
+    ]);
+    tokio::select! {
+        _ = tokio::time::timeout(patience, runs.send(Leave)) => {}
+        _ = terminate.recv() => tracing::warn!("SIGTERM again: not waiting for workers"),
+        _ = interrupt.recv() => tracing::warn!("SIGINT again: not waiting for workers"),
+    }
+    server.abort();
+    disk.stop();
+    let _ = disk.join();
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Without a service manager there is nobody to tell.
+fn tell_service_manager(states: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(states) {
+        tracing::warn!("the service manager cannot be told: {e}");
+    }
+}

@@ -1,0 +1,316 @@
+//! `daemon.toml` and `BACKPROPD_…` variables to validated types.
+
+use super::DeviceName;
+use super::file::ConfigFile;
+use crate::domain::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where a system-wide installation keeps its settings.
+pub const SYSTEM_FILE: &str = "/etc/backpropd/daemon.toml";
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DaemonConfig {
+    /// `[daemon]`
+    pub daemon: DaemonTable,
+    /// `[control]`
+    pub control: ControlTable,
+    /// `[workers]`
+    pub workers: WorkersTable,
+    /// `[events]`
+    pub events: EventsTable,
+    /// `[log]`
+    pub log: LogTable,
+}
+
+/// `[daemon]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DaemonTable {
+    /// The folder of the database and of runs that name no other; empty for the service's
+    /// state folder, or the user's.
+    pub state_dir: PathBuf,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlTable {
+    /// The Unix socket; empty for the service's runtime folder, or the user's.
+    pub socket: PathBuf,
+    /// The socket's permissions, octal.
+    pub mode: String,
+}
+
+impl Default for ControlTable {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::new(),
+            mode: "0660".into(),
+        }
+    }
+}
+
+/// `[workers]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkersTable {
+    /// Runs that train at once.
+    pub limit: usize,
+    /// Where runs compute that do not say.
+    pub device: DeviceName,
+    /// Threads of a run on the CPU; 0 for one a core.
+    pub threads: usize,
+    /// Seconds without a sign of work after which a worker counts as hung.
+    pub hang_seconds: u64,
+    /// Unexpected ends of one run's worker within `restart_period_seconds` that are
+    /// answered by a restart from the newest checkpoint.
+    pub restarts: u32,
+    /// See `restarts`.
+    pub restart_period_seconds: u64,
+    /// Seconds that a worker has to save and end before it is killed.
+    pub stop_seconds: u64,
+}
+
+impl Default for WorkersTable {
+    fn default() -> Self {
+        Self {
+            limit: 1,
+            device: DeviceName::Auto,
+            threads: 0,
+            hang_seconds: 600,
+            restarts: 5,
+            restart_period_seconds: 3600,
+            stop_seconds: 60,
+        }
+    }
+}
+
+/// `[events]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventsTable {
+    /// Events that are kept for `events?since=`; older ones are forgotten.
+    pub keep: u64,
+}
+
+impl Default for EventsTable {
+    fn default() -> Self {
+        Self { keep: 1_000_000 }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogTable {
+    /// What is logged, as `tracing-subscriber`'s filters say it: `info`, `debug`, or
+    /// `backpropd=debug,warn`.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+}
+
+impl Default for LogTable {
+    fn default() -> Self {
+        Self {
+            level: "info".into(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// How log records look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// A line for people and journald.
+    Text,
+    /// A JSON object.
+    Json,
+}
+
+impl DaemonConfig {
+    /// Reads `path`, or where none is given the system's file if it is there. A variable
+    /// `BACKPROPD_TABLE__KEY` replaces `table.key`.
+    ///
+    /// # Errors
+    /// `config-missing`, `config-invalid`.
+    pub fn read(path: Option<&Path>) -> Result<Self> {
+        let system = Path::new(SYSTEM_FILE);
+        let path = path.or_else(|| system.exists().then_some(system));
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            // One underscore: a variable with a meaning of its own, as BACKPROPD_CACHE.
+            let key = name
+                .strip_prefix("BACKPROPD_")?
+                .contains("__")
+                .then_some(name)?;
+            Some((key, value.into_string().ok()?))
+        });
+        let file = ConfigFile::layered(path, "BACKPROPD", variables.collect())?;
+        let config: Self = file.decode()?;
+        config.validate(&file)?;
+        Ok(config)
+    }
+
+    fn validate(&self, file: &ConfigFile) -> Result<()> {
+        if self.workers.limit == 0 {
+            return Err(file.invalid("workers.limit", "must be at least 1"));
+        }
+        for (key, value) in [
+            ("workers.hang_seconds", self.workers.hang_seconds),
+            ("workers.stop_seconds", self.workers.stop_seconds),
+            ("events.keep", self.events.keep),
+        ] {
+            if value == 0 {
+                return Err(file.invalid(key, "must be at least 1"));
+            }
+        }
+        if self.control.mode().is_none() {
+            let message = format!("{:?} is no octal mode such as 0660", self.control.mode);
+            return Err(file.invalid("control.mode", message));
+        }
+        Ok(())
+    }
+
+    /// The folder of the database and of runs.
+    ///
+    /// # Errors
+    /// `config-invalid` where nothing says which.
+    pub fn state_dir(&self) -> Result<PathBuf> {
+        first([
+            set(&self.daemon.state_dir),
+            variable("STATE_DIRECTORY", ""),
+            variable("XDG_STATE_HOME", "backpropd"),
+            variable("HOME", ".local/state/backpropd"),
+        ])
+        .ok_or_else(|| nowhere("daemon.state_dir"))
+    }
+
+    /// The control socket.
+    ///
+    /// # Errors
+    /// `config-invalid` where nothing says which.
+    pub fn socket(&self) -> Result<PathBuf> {
+        match first([
+            set(&self.control.socket),
+            variable("BACKPROPD_SOCKET", ""),
+            variable("RUNTIME_DIRECTORY", "control.sock"),
+            variable("XDG_RUNTIME_DIR", "backpropd.sock"),
+        ]) {
+            Some(path) => Ok(path),
+            None => Ok(self.state_dir()?.join("control.sock")),
+        }
+    }
+}
+
+impl ControlTable {
+    /// `mode` as a number.
+    pub fn mode(&self) -> Option<u32> {
+        let mode = u32::from_str_radix(&self.mode, 8).ok()?;
+        (mode <= 0o777).then_some(mode)
+    }
+}
+
+impl WorkersTable {
+    /// See `hang_seconds`.
+    pub fn hang(&self) -> Duration {
+        Duration::from_secs(self.hang_seconds)
+    }
+
+    /// See `stop_seconds`.
+    pub fn stop(&self) -> Duration {
+        Duration::from_secs(self.stop_seconds)
+    }
+}
+
+fn set(path: &Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_owned())
+}
+
+fn variable(name: &str, below: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+    let path = PathBuf::from(value);
+    Some(if below.is_empty() {
+        path
+    } else {
+        path.join(below)
+    })
+}
+
+fn first<const N: usize>(paths: [Option<PathBuf>; N]) -> Option<PathBuf> {
+    paths.into_iter().flatten().next()
+}
+
+fn nowhere(key: &str) -> Error {
+    Error::new(Code::ConfigInvalid, key, "is not set, and neither is $HOME")
+        .hint(format_args!("set {key} in daemon.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, variables: &[(&str, &str)]) -> Result<DaemonConfig> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let variables = variables.iter().map(owned).collect();
+        let file = ConfigFile::layered(Some(file.path()), "BACKPROPD", variables)?;
+        let config: DaemonConfig = file.decode()?;
+        config.validate(&file)?;
+        Ok(config)
+    }
+
+    #[test]
+    fn the_file_in_the_project_spells_out_every_default() {
+        let text = include_str!("../../daemon.toml");
+        assert_eq!(read(text, &[]).unwrap(), DaemonConfig::default());
+        let written: toml::Table = toml::from_str(text).unwrap();
+        let all = toml::Table::try_from(DaemonConfig::default()).unwrap();
+        let keys = |table: &toml::Table| -> Vec<String> {
+            table
+                .iter()
+                .flat_map(|(name, value)| {
+                    let keys = value.as_table().unwrap().keys();
+                    keys.map(move |key| format!("{name}.{key}"))
+                })
+                .collect()
+        };
+        assert_eq!(keys(&written), keys(&all));
+    }
+
+    #[test]
+    fn variables_replace_what_the_file_says() {
+        let config = read(
+            "[workers]\nlimit = 2\nthreads = 3\n",
+            &[
+                ("BACKPROPD_WORKERS__LIMIT", "4"),
+                ("BACKPROPD_LOG__FORMAT", "json"),
+            ],
+        )
+        .unwrap();
+        assert_eq!((config.workers.limit, config.workers.threads), (4, 3));
+        assert_eq!(config.log.format, LogFormat::Json);
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        for (text, variables, about) in [
+            ("[workers]\nlimit = 0\n", &[][..], ":2: workers.limit"),
+            ("[workers]\nlimits = 1\n", &[], ":2: workers.limits"),
+            ("[control]\nmode = \"rw\"\n", &[], ":2: control.mode"),
+            ("[worker]\n", &[], ":1: worker"),
+            ("", &[("BACKPROPD_WORKERS__LIMIT", "many")], "workers.limit"),
+            ("", &[("BACKPROPD_WORKERS__LIMITS", "1")], "workers.limits"),
+        ] {
+            let error = read(text, variables).unwrap_err();
+            assert_eq!(error.code, Code::ConfigInvalid);
+            assert!(error.about.ends_with(about), "{error}");
+        }
+    }
+}

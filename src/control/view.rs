@@ -1,0 +1,62 @@
+//! Runs as the store knows them, as clients see them.
+
+use crate::protocol::api::{Event, Problem, RunView};
+use crate::store;
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// A run for a client, at `now` in milliseconds since 1970.
+pub fn run(run: store::Run, now: i64) -> RunView {
+    let progress = run.progress;
+    RunView {
+        id: run.id,
+        eta_seconds: eta(&run, now),
+        name: run.name,
+        state: run.state,
+        priority: run.priority,
+        folder: run.folder.map(PathBuf::from),
+        step: progress.step,
+        steps: progress.steps,
+        loss: progress.loss,
+        l0: progress.l0,
+        tokens_per_second: progress
+            .tokens_per_second
+            .filter(|_| run.state.has_worker()),
+        workers: run.life,
+        pid: run.worker.map(|worker| worker.pid),
+        error: run.failure.map(|failure| Problem {
+            code: failure.code,
+            detail: failure.message,
+            ..Problem::default()
+        }),
+        queued_at: run.queued_at,
+        started_at: run.started_at,
+        ended_at: run.ended_at,
+    }
+}
+
+/// Seconds that are left at the pace of the last steps.
+fn eta(run: &store::Run, _now: i64) -> Option<f64> {
+    let progress = &run.progress;
+    if !run.state.has_worker() || progress.step == 0 {
+        return None;
+    }
+    let tokens_a_step = progress.tokens? as f64 / progress.step as f64;
+    let left = progress.steps?.saturating_sub(progress.step) as f64;
+    let rate = progress.tokens_per_second.filter(|rate| *rate > 0.0)?;
+    Some(left * tokens_a_step / rate)
+}
+
+/// An event for a client.
+pub fn event(event: store::Event) -> Event {
+    // What the store holds was written as an object.
+    let fields: Value = serde_json::from_str(&event.payload).unwrap_or_default();
+    Event::new(
+        event.id,
+        event.run,
+        event.seq,
+        event.at,
+        &event.kind,
+        fields,
+    )
+}

@@ -1,0 +1,172 @@
+//! HTTP over the control socket.
+
+use crate::domain::{Code, Error, Result};
+use crate::protocol::api::{Event, Problem};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+
+/// Longest line of an event stream; a longer one is not from a daemon.
+const MAX_LINE: usize = 2 << 20;
+
+/// A daemon that is spoken to through its socket.
+pub struct Client {
+    socket: PathBuf,
+    runtime: Runtime,
+}
+
+impl Client {
+    /// The daemon at `socket`.
+    ///
+    /// # Errors
+    /// `internal`.
+    pub fn new(socket: &Path) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Error::new(Code::Internal, "ctl", e))?;
+        Ok(Self {
+            socket: socket.to_owned(),
+            runtime,
+        })
+    }
+
+    /// `GET path`.
+    ///
+    /// # Errors
+    /// `daemon-unavailable`, or what the daemon answers.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.call("GET", path, Bytes::new())
+    }
+
+    /// `POST path` with `body` as JSON.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let body = serde_json::to_vec(body).map_err(|e| self.strange(&e))?;
+        self.call("POST", path, body.into())
+    }
+
+    /// Reads the events of the stream at `path` until `each` breaks or the daemon ends it.
+    /// With `after` those that follow this id.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn events(
+        &self,
+        path: &str,
+        after: Option<u64>,
+        each: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.runtime.block_on(async {
+            let mut request = Request::get(path).header("host", "backpropd");
+            if let Some(id) = after {
+                request = request.header("last-event-id", id);
+            }
+            let mut response = self.send(request, Bytes::new()).await?;
+            if !response.status().is_success() {
+                return Err(self.problem(response).await);
+            }
+            let mut buffer = Vec::new();
+            while let Some(frame) = response.body_mut().frame().await {
+                // A daemon that goes away ends its streams.
+                let Ok(frame) = frame else { break };
+                buffer.extend_from_slice(frame.data_ref().map_or(&[][..], |data| &data[..]));
+                while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = buffer.drain(..=end).collect();
+                    let Some(json) = line.strip_prefix(b"data:") else {
+                        continue;
+                    };
+                    let event = serde_json::from_slice(json).map_err(|e| self.strange(&e))?;
+                    if each(event).is_break() {
+                        return Ok(());
+                    }
+                }
+                if buffer.len() > MAX_LINE {
+                    return Err(self.strange(&"a line is too long"));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Bytes) -> Result<T> {
+        self.runtime.block_on(async {
+            let request = Request::builder()
+                .method(method)
+                .uri(path)
+                .header("host", "backpropd")
+                .header("content-type", "application/json");
+            let response = self.send(request, body).await?;
+            if !response.status().is_success() {
+                return Err(self.problem(response).await);
+            }
+            let body = response.into_body().collect().await;
+            let body = body.map_err(|e| self.strange(&e))?.to_bytes();
+            serde_json::from_slice(&body).map_err(|e| self.strange(&e))
+        })
+    }
+
+    async fn send(
+        &self,
+        request: hyper::http::request::Builder,
+        body: Bytes,
+    ) -> Result<Response<Incoming>> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|e| self.absent(&e))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.strange(&e))?;
+        tokio::spawn(connection);
+        let request = request
+            .body(Full::new(body))
+            .map_err(|e| self.strange(&e))?;
+        sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.strange(&e))
+    }
+
+    async fn problem(&self, response: Response<Incoming>) -> Error {
+        let status = response.status();
+        let body = match response.into_body().collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(e) => return self.strange(&e),
+        };
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => problem.into(),
+            Err(_) => self.strange(&format_args!("it answered {status}")),
+        }
+    }
+
+    fn absent(&self, e: &std::io::Error) -> Error {
+        let (message, hint) = match e.kind() {
+            std::io::ErrorKind::PermissionDenied => (
+                "this user may not use the control socket".to_owned(),
+                "join the socket's group, or name another socket with --socket",
+            ),
+            _ => (
+                format!("no daemon answers there: {e}"),
+                "start one with `systemctl start backpropd` or `backpropd daemon`, or name \
+                 its socket with --socket",
+            ),
+        };
+        Error::new(Code::DaemonUnavailable, self.socket.display(), message).hint(hint)
+    }
+
+    fn strange(&self, what: &dyn std::fmt::Display) -> Error {
+        let message = format!("the daemon was not understood: {what}");
+        Error::new(Code::ProtocolInvalid, self.socket.display(), message)
+            .hint("do ctl and the daemon have the same version?")
+    }
+}

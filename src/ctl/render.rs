@@ -1,0 +1,127 @@
+//! Answers of the daemon as text.
+
+use crate::protocol::api::{RunView, Status};
+use crate::report::{duration, thousands};
+use comfy_table::{CellAlignment, Table, presets};
+use std::fmt::Write;
+
+/// `ctl status`.
+pub fn status(status: &Status) -> String {
+    let mut text = format!(
+        "backpropd {} (pid {}), up {}",
+        status.version,
+        status.pid,
+        duration(status.uptime)
+    );
+    if let Some(bytes) = status.memory {
+        let _ = write!(text, ", {} MiB", bytes.div_ceil(1 << 20));
+    }
+    let training = status.active.iter().filter(|run| run.pid.is_some()).count();
+    let _ = writeln!(
+        text,
+        "; {training} of {} workers busy, {} queued",
+        status.limit, status.queued
+    );
+    for down in &status.down {
+        let _ = writeln!(text, "! {} is {}: {}", down.actor, down.state, down.cause);
+    }
+    if !status.active.is_empty() {
+        text += "\n";
+        text += &runs(&status.active);
+    }
+    if !status.recent.is_empty() {
+        text += "\nended lately\n";
+        text += &runs(&status.recent);
+    }
+    if status.active.is_empty() && status.recent.is_empty() && status.queued == 0 {
+        text += "no runs yet; queue one with: backpropd ctl submit RUN.toml\n";
+    }
+    text
+}
+
+/// `ctl runs`.
+pub fn runs(runs: &[RunView]) -> String {
+    if runs.is_empty() {
+        return "no runs\n".into();
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([
+        "ID", "NAME", "STATE", "PROGRESS", "LOSS", "L0", "TOK/S", "ETA",
+    ]);
+    for run in runs {
+        table.add_row([
+            run.id.to_string(),
+            run.name.clone(),
+            state(run),
+            progress(run),
+            run.loss.map_or_else(dash, |loss| format!("{loss:.4}")),
+            run.l0.map_or_else(dash, |l0| format!("{l0:.1}")),
+            run.tokens_per_second
+                .map_or_else(dash, |rate| thousands(rate.round() as u64)),
+            run.eta_seconds.map_or_else(dash, duration),
+        ]);
+    }
+    for column in [0, 4, 5, 6, 7] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+/// `ctl show`.
+pub fn run(run: &RunView) -> String {
+    let mut text = format!("run {} ({}) is {}\n", run.id, run.name, state(run));
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:10} {value}");
+    };
+    line("progress", progress(run));
+    if let (Some(loss), Some(l0)) = (run.loss, run.l0) {
+        line("last step", format!("loss {loss:.4}, L0 {l0:.1}"));
+    }
+    if let Some(rate) = run.tokens_per_second {
+        line(
+            "pace",
+            format!("{} tokens/s", thousands(rate.round() as u64)),
+        );
+    }
+    if let Some(seconds) = run.eta_seconds {
+        line("ETA", duration(seconds));
+    }
+    if let Some(folder) = &run.folder {
+        line("folder", folder.display().to_string());
+    }
+    if let Some(pid) = run.pid {
+        line("worker", format!("pid {pid}"));
+    }
+    if run.workers > 1 {
+        line("workers", format!("{} so far", run.workers));
+    }
+    if let Some(problem) = &run.error {
+        line("error", problem.line());
+    }
+    text
+}
+
+fn state(run: &RunView) -> String {
+    run.state.as_str().replace('_', " ")
+}
+
+fn progress(run: &RunView) -> String {
+    match run.steps {
+        Some(steps) if steps > 0 => {
+            let percent = 100.0 * run.step as f64 / steps as f64;
+            format!(
+                "{}/{} ({percent:.0} %)",
+                thousands(run.step),
+                thousands(steps)
+            )
+        }
+        _ => dash(),
+    }
+}
+
+fn dash() -> String {
+    "–".into()
+}

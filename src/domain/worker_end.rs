@@ -1,0 +1,202 @@
+//! How a worker process ended, told from what it said, how it exited, and what was done to
+//! it.
+
+use super::run_state::Report;
+use super::{Code, Error};
+
+/// What is known of a worker that is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Its last fact, where that was the end of a run.
+    pub said: Option<Said>,
+    /// The exit status, where it exited.
+    pub exit: Option<i32>,
+    /// The signal, where one ended it.
+    pub signal: Option<i32>,
+    /// The daemon killed it because it stood still.
+    pub hung: bool,
+    /// The daemon killed it because it did not end in time when told to.
+    pub overdue: bool,
+    /// The kernel counted a kill for memory in the meantime.
+    pub memory_kill: bool,
+    /// The end of what it wrote to standard error.
+    pub last_words: String,
+}
+
+/// The last fact of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// All steps are done.
+    Completed,
+    /// It saved and ended.
+    Stopped,
+    /// It ended without saving.
+    Aborted,
+    /// It failed with a stable code.
+    Failed {
+        /// The code's text.
+        code: String,
+        /// The error in one line.
+        message: String,
+    },
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkerEnd {
+    /// As it was meant to.
+    Said(Said),
+    /// Gone without a last word; another worker may go on from the newest checkpoint.
+    Lost(Error),
+}
+
+const SIGKILL: i32 = 9;
+
+impl Remains {
+    /// Which end it was. What the worker said itself is the truth.
+    pub fn end(&self) -> WorkerEnd {
+        match &self.said {
+            Some(said) => WorkerEnd::Said(said.clone()),
+            None => WorkerEnd::Lost(self.loss()),
+        }
+    }
+
+    fn loss(&self) -> Error {
+        let lost = |code, message: &str| Error::new(code, "worker", message);
+        let words = self
+            .last_words
+            .lines()
+            .rfind(|line| !line.trim().is_empty());
+        let mut error = match (self.signal, self.exit) {
+            _ if self.hung => lost(
+                Code::WorkerHung,
+                "showed no sign of work for workers.hang_seconds and was killed",
+            ),
+            _ if self.overdue => lost(
+                Code::WorkerLost,
+                "did not end within workers.stop_seconds and was killed",
+            ),
+            (Some(SIGKILL), _) if self.memory_kill => {
+                lost(Code::OutOfMemory, "was killed because memory ran out")
+                    .hint("lower training.micro_batch_size or workers.limit")
+            }
+            (Some(signal), _) => lost(Code::WorkerLost, &format!("was killed by signal {signal}")),
+            (None, Some(exit)) => lost(
+                Code::WorkerLost,
+                &format!("exited with status {exit} without a last word"),
+            ),
+            (None, None) => lost(Code::WorkerLost, "went away without a trace"),
+        };
+        if let Some(words) = words {
+            error.message += &format!("; it last wrote: {}", words.trim());
+        }
+        error
+    }
+}
+
+impl WorkerEnd {
+    /// What it means for the run, where another worker may be tried.
+    pub fn report(&self) -> Report {
+        match self {
+            WorkerEnd::Said(Said::Completed) => Report::Completed,
+            WorkerEnd::Said(Said::Stopped) => Report::Stopped,
+            WorkerEnd::Said(Said::Aborted) => Report::Aborted,
+            WorkerEnd::Said(Said::Failed { .. }) => Report::Failed,
+            WorkerEnd::Lost(_) => Report::Lost,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_is_told_from_the_others() {
+        let base = Remains::default;
+        let failed = Said::Failed {
+            code: "disk-full".into(),
+            message: "no space".into(),
+        };
+        let cases = [
+            (
+                Remains {
+                    said: Some(Said::Completed),
+                    exit: Some(0),
+                    ..base()
+                },
+                None,
+            ),
+            // It said its last word and was killed while it went.
+            (
+                Remains {
+                    said: Some(failed),
+                    signal: Some(9),
+                    ..base()
+                },
+                None,
+            ),
+            (
+                Remains {
+                    hung: true,
+                    signal: Some(9),
+                    ..base()
+                },
+                Some((Code::WorkerHung, "hang_seconds")),
+            ),
+            (
+                Remains {
+                    overdue: true,
+                    signal: Some(9),
+                    ..base()
+                },
+                Some((Code::WorkerLost, "stop_seconds")),
+            ),
+            (
+                Remains {
+                    signal: Some(9),
+                    memory_kill: true,
+                    ..base()
+                },
+                Some((Code::OutOfMemory, "memory")),
+            ),
+            (
+                Remains {
+                    signal: Some(9),
+                    ..base()
+                },
+                Some((Code::WorkerLost, "signal 9")),
+            ),
+            (
+                Remains {
+                    signal: Some(11),
+                    memory_kill: true,
+                    ..base()
+                },
+                Some((Code::WorkerLost, "signal 11")),
+            ),
+            (
+                Remains {
+                    exit: Some(99),
+                    last_words: "a\nerror: b\n\n".into(),
+                    ..base()
+                },
+                Some((
+                    Code::WorkerLost,
+                    "99 without a last word; it last wrote: error: b",
+                )),
+            ),
+            (base(), Some((Code::WorkerLost, "without a trace"))),
+        ];
+        for (remains, expected) in cases {
+            match (remains.end(), expected) {
+                (WorkerEnd::Said(said), None) => assert_eq!(Some(said), remains.said),
+                (WorkerEnd::Lost(error), Some((code, part))) => {
+                    assert_eq!(error.code, code, "{remains:?}");
+                    assert!(error.message.contains(part), "{error}");
+                }
+                (end, expected) => panic!("{remains:?}: {end:?}, not {expected:?}"),
+            }
+        }
+    }
+}
