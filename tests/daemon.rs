@@ -20,7 +20,12 @@ struct Daemon<'a> {
 
 impl<'a> Daemon<'a> {
     fn start(fixture: &'a Fixture) -> Self {
+        Self::start_with(fixture, &[])
+    }
+
+    fn start_with(fixture: &'a Fixture, settings: &[(&str, &str)]) -> Self {
         let child = Self::command(fixture)
+            .envs(settings.iter().copied())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -170,6 +175,38 @@ fn killed_workers_and_a_killed_daemon_change_nothing() {
         (&"completed".into(), &400.into())
     );
     assert_eq!(shown["workers"], 3);
+    assert_eq!(fixture.result("run"), undisturbed(&fixture));
+}
+
+#[test]
+fn a_worker_that_stands_still_is_replaced() {
+    let fixture = long();
+    let daemon = Daemon::start_with(&fixture, &[("BACKPROPD_WORKERS__HANG_SECONDS", "2")]);
+    let run = daemon.submit("run", &[]);
+    let worker = daemon.trains(run, 10, None);
+    kill(worker, Signal::STOP);
+    daemon.trains(run, 20, Some(worker));
+    let gone = || !PathBuf::from(format!("/proc/{worker}")).exists();
+    until("the hung worker is killed", || gone().then_some(()));
+    daemon.reaches(run, "completed");
+    assert_eq!(fixture.result("run"), undisturbed(&fixture));
+}
+
+#[test]
+fn a_worker_that_is_lost_too_often_fails_its_run_which_can_be_retried() {
+    let fixture = long();
+    let daemon = Daemon::start_with(&fixture, &[("BACKPROPD_WORKERS__RESTARTS", "0")]);
+    let run = daemon.submit("run", &[]);
+    kill(daemon.trains(run, 10, None), Signal::ABORT);
+    let watched = daemon.ctl(&["watch", &run.to_string()]);
+    let said = String::from_utf8_lossy(&watched.stderr);
+    assert_eq!(watched.status.code(), Some(88), "{said}");
+    assert!(
+        said.contains("signal 6") && said.contains("`retry`"),
+        "{said}"
+    );
+    daemon.json(&["retry", &run.to_string()]);
+    daemon.reaches(run, "completed");
     assert_eq!(fixture.result("run"), undisturbed(&fixture));
 }
 

@@ -2,19 +2,45 @@
 
 use crate::domain::{Code, Error, Result};
 use crate::store::{Store, Tx, View};
+use crate::supervise::{CallError, ChildRef, Context};
+use crate::system::clock::now_millis;
 use actix::prelude::*;
+use std::path::PathBuf;
 
 /// The actor that owns the database.
-pub struct StoreActor(pub Store);
+pub struct StoreActor {
+    dir: PathBuf,
+    store: Option<Store>,
+}
 
 /// Requests under way at once: each is answered before its sender goes on.
-const MAILBOX: usize = 1024;
+pub const MAILBOX: usize = 1024;
+
+/// A handle to the store that is up.
+pub type StoreRef = ChildRef<StoreActor>;
+
+impl StoreActor {
+    /// The actor of the store in `dir`: `open`, or else opened when the actor starts.
+    pub fn new(dir: PathBuf, open: Option<Store>) -> Self {
+        Self { dir, store: open }
+    }
+
+    fn store(&mut self) -> Result<&mut Store> {
+        let closed = || Error::new(Code::DaemonUnavailable, "store", "is not open");
+        self.store.as_mut().ok_or_else(closed)
+    }
+}
 
 impl Actor for StoreActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(MAILBOX);
+        if self.store.is_none() {
+            match Store::open(&self.dir, now_millis()) {
+                Ok((store, _)) => self.store = Some(store),
+                Err(error) => ctx.fail(error),
+            }
+        }
     }
 }
 
@@ -36,7 +62,7 @@ impl<T: Send + 'static> Handler<Write<T>> for StoreActor {
     type Result = Result<T>;
 
     fn handle(&mut self, Write(work): Write<T>, _: &mut Self::Context) -> Self::Result {
-        self.0.write(work)
+        self.store()?.write(work)
     }
 }
 
@@ -58,7 +84,7 @@ impl<T: Send + 'static> Handler<Read<T>> for StoreActor {
     type Result = Result<T>;
 
     fn handle(&mut self, Read(work): Read<T>, _: &mut Self::Context) -> Self::Result {
-        work(&self.0.view())
+        work(&self.store()?.view())
     }
 }
 
@@ -67,7 +93,7 @@ impl<T: Send + 'static> Handler<Read<T>> for StoreActor {
 /// # Errors
 /// Those of `work` and of the disk; `daemon-unavailable` while the store is not at work.
 pub async fn write<T: Send + 'static>(
-    store: &Addr<StoreActor>,
+    store: &StoreRef,
     work: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     store.send(Write::new(work)).await.map_err(down)?
@@ -78,12 +104,12 @@ pub async fn write<T: Send + 'static>(
 /// # Errors
 /// As [`write`].
 pub async fn read<T: Send + 'static>(
-    store: &Addr<StoreActor>,
+    store: &StoreRef,
     work: impl FnOnce(&View<'_>) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     store.send(Read::new(work)).await.map_err(down)?
 }
 
-fn down(e: MailboxError) -> Error {
+fn down(e: CallError) -> Error {
     Error::new(Code::DaemonUnavailable, "store", e).hint("it is being restarted: ask again")
 }

@@ -160,10 +160,13 @@ impl Trainer {
         actix::spawn(read_words(stderr, self.words.clone(), self.run));
         let lines = FramedRead::new(stdout, LinesCodec::new_with_max_length(MAX_LINE));
         ctx.add_stream(lines);
-        let me = ctx.address();
+        // Not kept alive by its worker.
+        let me = ctx.address().downgrade();
         actix::spawn(async move {
             let exit = child.wait().await;
-            me.do_send(Exited(exit));
+            if let Some(me) = me.upgrade() {
+                me.do_send(Exited(exit));
+            }
         });
         Ok(())
     }
@@ -236,7 +239,14 @@ impl Actor for Trainer {
             ctx.wait(told.into_actor(self).map(|(), _, ctx| ctx.stop()));
             return;
         }
-        ctx.run_interval(LOOK, |this, _| this.look());
+        ctx.run_interval(LOOK, |this, ctx| {
+            // The supervisor of the runs is gone. The next one waits for this process, which
+            // saves and ends when its input does.
+            if this.boss.is_closed() {
+                ctx.stop();
+            }
+            this.look();
+        });
     }
 }
 

@@ -1,19 +1,21 @@
 //! `backpropd daemon`: the service.
 
 use crate::actors::runs::{Leave, Runs};
-use crate::actors::store::StoreActor;
+use crate::actors::store::{self, StoreActor};
 use crate::config::daemon::DaemonConfig;
 use crate::control::{self, Daemon};
 use crate::domain::{Code, Error, Result};
 use crate::store::Store;
+use crate::supervise::{Child, Notice, Supervisor};
 use crate::system::clock::now_millis;
 use crate::system::{files, log};
-use actix::{Actor, Arbiter, System};
+use actix::System;
 use clap::Args;
 use sd_notify::NotifyState;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -67,18 +69,36 @@ async fn serve(
     socket: &std::path::Path,
 ) -> Result<()> {
     let internal = |what: &str, e: std::io::Error| Error::new(Code::Internal, what, e);
-    let disk = Arbiter::new();
-    let store = StoreActor::start_in_arbiter(&disk.handle(), |_| StoreActor(store));
     let live = Runs::live();
     let (limit, patience) = (
         config.workers.limit,
         config.workers.stop() + Duration::from_secs(10),
     );
-    let runs = Runs::new(store.clone(), config, state_dir.clone(), live.clone()).start();
+    let mut tree = Supervisor::new("daemon").on_notice(note);
+    // The first generation takes the store that was opened to check it.
+    let (folder, open) = (state_dir.clone(), Mutex::new(Some(store)));
+    let store = move || {
+        let open = open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        StoreActor::new(folder.clone(), open)
+    };
+    let store = tree.add(
+        Child::new("store", store)
+            .own_thread()
+            .mailbox(store::MAILBOX),
+    );
+    let parts = (store.clone(), config, state_dir.clone(), live.clone());
+    let runs = move || {
+        let (store, config, state_dir, live) = parts.clone();
+        Runs::new(store, config, state_dir, live)
+    };
+    let runs = tree.add(Child::new("runs", runs));
+    let down = |e| Error::new(Code::Internal, "supervisor", e);
+    let tree = tree.start().await.map_err(down)?;
     let (leave, mut left) = mpsc::channel(1);
     let app = control::router(Daemon {
         runs: runs.clone(),
         store,
+        tree: tree.clone(),
         live,
         limit,
         since,
@@ -111,10 +131,24 @@ async fn serve(
         _ = interrupt.recv() => tracing::warn!("SIGINT again: not waiting for workers"),
     }
     server.abort();
-    disk.stop();
-    let _ = disk.join();
+    if let Err(error) = tree.shut_down().await {
+        tracing::warn!("{error}");
+    }
     tracing::info!("ended");
     Ok(())
+}
+
+/// Logs what happens to the parts of the daemon.
+fn note(notice: Notice) {
+    match notice {
+        Notice::Failed { child, cause, .. } => tracing::error!("{child} failed: {cause}"),
+        Notice::Restarted {
+            child, restarts, ..
+        } => tracing::warn!("{child} was restarted, {restarts} times so far"),
+        Notice::Quarantined { child, first, .. } => {
+            tracing::error!("{child} failed too often and stays down; it began with: {first}");
+        }
+    }
 }
 
 /// Without a service manager there is nobody to tell.

@@ -2,11 +2,10 @@
 //! hole between the two.
 
 use super::view;
-use crate::actors::store::{StoreActor, read};
+use crate::actors::store::{StoreRef, read};
 use crate::domain::{Result, RunId};
 use crate::protocol::api::Event;
 use crate::store::Gap;
-use actix::Addr;
 use axum::response::sse;
 use futures_util::Stream;
 use serde_json::json;
@@ -21,7 +20,7 @@ const PAGE: u32 = 500;
 
 /// A reader's place in the events.
 struct Reader {
-    store: Addr<StoreActor>,
+    store: StoreRef,
     live: Receiver<Arc<Event>>,
     run: Option<RunId>,
     /// The last event that was handed on, or passed over.
@@ -35,7 +34,7 @@ struct Reader {
 /// The events after number `after` (0 for all that are kept; none for only what is to
 /// come), of one run where one is named; that stream ends with the run.
 pub async fn stream(
-    store: Addr<StoreActor>,
+    store: StoreRef,
     live: &Sender<Arc<Event>>,
     run: Option<RunId>,
     after: Option<u64>,

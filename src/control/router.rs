@@ -4,14 +4,14 @@ use super::answer::{Answer, Failed};
 use super::serve::MAX_BODY;
 use super::{events, view};
 use crate::actors::runs::{Order, Runs, Submission};
-use crate::actors::store::{StoreActor, read};
+use crate::actors::store::{StoreRef, read};
 use crate::domain::run_state::{Command, RunState};
 use crate::domain::{Code, Error, Result, RunId};
-use crate::protocol::api::{Acknowledged, Event, RunView, Status, Submit};
+use crate::protocol::api::{Acknowledged, Down, Event, RunView, Status, Submit};
 use crate::store::RunQuery;
+use crate::supervise::{CallError, ChildRef, ChildState, GetChildren, Supervisor};
 use crate::system::clock::now_millis;
 use crate::system::memory;
-use actix::Addr;
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
@@ -34,9 +34,11 @@ const RECENT: usize = 5;
 #[derive(Clone)]
 pub struct Daemon {
     /// The runs.
-    pub runs: Addr<Runs>,
+    pub runs: ChildRef<Runs>,
     /// The database.
-    pub store: Addr<StoreActor>,
+    pub store: StoreRef,
+    /// The supervisor of both.
+    pub tree: ChildRef<Supervisor>,
     /// Events as they become durable.
     pub live: broadcast::Sender<Arc<Event>>,
     /// Runs that train at once.
@@ -82,8 +84,35 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Status> {
         queued,
         active: active.into_iter().map(|run| view::run(run, now)).collect(),
         recent: ended.take(RECENT).map(|run| view::run(run, now)).collect(),
-        down: Vec::new(),
+        down: ailing(&daemon.tree).await,
     }))
+}
+
+/// The parts that are not at work.
+async fn ailing(tree: &ChildRef<Supervisor>) -> Vec<Down> {
+    let children = match tree.send(GetChildren).await {
+        Ok(children) => children,
+        Err(error) => {
+            return vec![Down {
+                actor: "supervisor".into(),
+                state: "silent".into(),
+                cause: error.to_string(),
+            }];
+        }
+    };
+    let ill = children.into_iter().filter(|child| !child.is_well());
+    ill.map(|child| Down {
+        actor: child.name,
+        state: match child.state {
+            ChildState::Quarantined => "quarantined".into(),
+            _ => "being restarted".into(),
+        },
+        cause: child
+            .first_cause
+            .or(child.last_cause)
+            .map_or_else(String::new, |c| c.to_string()),
+    })
+    .collect()
 }
 
 async fn runs(State(daemon): State<Daemon>) -> Answer<Vec<RunView>> {
@@ -211,6 +240,6 @@ fn run_id(text: &str) -> Result<RunId> {
     })
 }
 
-fn down(e: actix::MailboxError) -> Error {
+fn down(e: CallError) -> Error {
     Error::new(Code::DaemonUnavailable, "runs", e).hint("it is being restarted: ask again")
 }

@@ -10,6 +10,7 @@ use crate::domain::{Error, Result, RunId};
 use crate::protocol::Fact;
 use crate::protocol::api::Event;
 use crate::store::{Failure, Recorded, Tx, WorkerIdentity};
+use crate::supervise::Context;
 use crate::system::clock::now_millis;
 use actix::prelude::*;
 use serde_json::json;
@@ -96,7 +97,10 @@ impl Runs {
         ctx.wait(written.into_actor(self).map(move |events, this, ctx| {
             this.announce(events);
             for item in items.iter() {
-                if let Heard::Spawned(_) = &item.heard.heard {
+                if let Heard::Spawned(process) = &item.heard.heard {
+                    if let Some(worker) = this.workers.get_mut(&item.heard.run) {
+                        worker.process = Some(process.clone());
+                    }
                     this.remind(item.heard.run, ctx);
                 }
                 if let Heard::Ended(end) = &item.heard.heard {

@@ -5,10 +5,14 @@ use super::Runs;
 use crate::actors::store::{read, write};
 use crate::domain::RunId;
 use crate::domain::run_state::Report;
+use crate::supervise::Context;
 use crate::system::clock::now_millis;
 use crate::system::process::Identity;
 use actix::prelude::*;
 use std::time::Instant;
+
+/// Looks after which a trainer that is gone has nothing more to say: a second.
+const GONE: u32 = 4;
 
 /// A run that an earlier daemon had given to a worker.
 pub struct Leftover {
@@ -42,6 +46,28 @@ impl Runs {
             }
             this.look_at_leftover(ctx);
         }));
+    }
+
+    /// A trainer that is gone without a last word, as after a panic, leaves a process behind
+    /// that has lost its input.
+    pub(super) fn look_at_trainers(&mut self) {
+        let deadline = Instant::now() + self.config.workers.stop();
+        let Self {
+            workers, leftover, ..
+        } = self;
+        workers.retain(|run, worker| {
+            worker.gone += u32::from(!worker.trainer.connected());
+            if worker.gone < GONE {
+                return true;
+            }
+            tracing::error!(%run, "its trainer is gone; waiting for its process");
+            leftover.push(Leftover {
+                run: *run,
+                process: worker.process.take(),
+                deadline,
+            });
+            false
+        });
     }
 
     pub(super) fn look_at_leftover(&mut self, ctx: &mut Context<Self>) {

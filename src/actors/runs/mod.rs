@@ -13,11 +13,13 @@ mod schedule;
 
 pub use command::{Order, Submission, Told};
 
-use super::store::StoreActor;
+use super::store::StoreRef;
 use super::trainer::{FromTrainer, Tell, Trainer};
 use crate::config::daemon::DaemonConfig;
 use crate::domain::RunId;
 use crate::protocol::api::Event;
+use crate::supervise::Context;
+use crate::system::process::Identity;
 use actix::prelude::*;
 use futures_util::StreamExt;
 use leftover::Leftover;
@@ -39,7 +41,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// The actor.
 pub struct Runs {
-    store: Addr<StoreActor>,
+    store: StoreRef,
     config: DaemonConfig,
     state_dir: PathBuf,
     live: broadcast::Sender<Arc<Event>>,
@@ -63,12 +65,15 @@ pub struct Runs {
 struct Worker {
     trainer: Addr<Trainer>,
     life: u64,
+    process: Option<Identity>,
+    /// Looks at which its trainer was gone; the last thing that it said may be on the way.
+    gone: u32,
 }
 
 impl Runs {
     /// A supervisor that finds its runs in `store`.
     pub fn new(
-        store: Addr<StoreActor>,
+        store: StoreRef,
         config: DaemonConfig,
         state_dir: PathBuf,
         live: broadcast::Sender<Arc<Event>>,
@@ -118,6 +123,7 @@ impl Actor for Runs {
         }
         self.find_leftover(ctx);
         ctx.run_interval(LOOK, |this, ctx| {
+            this.look_at_trainers();
             this.look_at_leftover(ctx);
             this.schedule(ctx);
         });

@@ -9,6 +9,7 @@ use crate::domain::{Result, RunId};
 use crate::protocol::VERSION;
 use crate::protocol::wire::Start;
 use crate::store::Tx;
+use crate::supervise::Context;
 use crate::system::clock::now_millis;
 use actix::prelude::*;
 use std::collections::BTreeSet;
@@ -68,7 +69,15 @@ impl Runs {
         let (run, life) = (given.run, given.life);
         tracing::info!(%run, life, "starting a worker");
         let trainer = Trainer::new(run, life, start, limits, self.to_me.clone()).start();
-        self.workers.insert(run, Worker { trainer, life });
+        self.workers.insert(
+            run,
+            Worker {
+                trainer,
+                life,
+                process: None,
+                gone: 0,
+            },
+        );
         if self.leaving.is_some() {
             self.tell(run, crate::protocol::Command::Stop);
         }
