@@ -290,6 +290,22 @@ fn higher_priorities_go_first_and_a_key_queues_once() {
 }
 
 #[test]
+fn old_events_are_forgotten_and_a_reader_is_told() {
+    let fixture = Fixture::new(40);
+    let daemon = Daemon::start_with(&fixture, &[("BACKPROPD_EVENTS__KEEP", "5")]);
+    let run = daemon.submit("run", &[]);
+    daemon.reaches(run, "completed");
+    let events = until("old events are forgotten", || {
+        let output = daemon.ctl(&["watch", &run.to_string(), "--json"]);
+        let events = common::lines(&output.stdout);
+        (events.len() <= 6).then_some(events)
+    });
+    assert_eq!(events[0]["kind"], "gap");
+    assert_eq!(events[0]["reason"], "pruned");
+    assert_eq!(events.last().unwrap()["kind"], "run_completed");
+}
+
+#[test]
 fn a_second_daemon_is_refused_and_names_the_first() {
     let fixture = Fixture::new(1);
     let daemon = Daemon::start(&fixture);

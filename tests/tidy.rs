@@ -66,7 +66,14 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "control",
-        &["actors", "domain", "protocol", "store", "system"],
+        &[
+            "actors",
+            "domain",
+            "protocol",
+            "store",
+            "supervise",
+            "system",
+        ],
     ),
     ("ctl", &["domain", "protocol", "report"]),
     (
@@ -84,6 +91,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "report",
             "sae",
             "store",
+            "supervise",
             "system",
             "tensorfile",
             "worker",

@@ -13,12 +13,14 @@ mod schedule;
 
 pub use command::{Order, Submission, Told};
 
-use super::store::StoreRef;
+use super::store::{StoreRef, write};
 use super::trainer::{FromTrainer, Tell, Trainer};
 use crate::config::daemon::DaemonConfig;
 use crate::domain::RunId;
 use crate::protocol::api::Event;
+use crate::store::{Retention, Tx};
 use crate::supervise::Context;
+use crate::system::clock::now_millis;
 use crate::system::process::Identity;
 use actix::prelude::*;
 use futures_util::StreamExt;
@@ -38,6 +40,9 @@ const AT_ONCE: usize = 256;
 /// How often the queue and the leftover processes are looked at, besides whenever
 /// something changed.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How often events that are over `events.keep` are forgotten.
+const PRUNE: Duration = Duration::from_secs(10);
 
 /// The actor.
 pub struct Runs {
@@ -127,6 +132,7 @@ impl Actor for Runs {
             this.look_at_leftover(ctx);
             this.schedule(ctx);
         });
+        ctx.run_interval(PRUNE, |this, ctx| this.prune(ctx));
     }
 }
 
@@ -152,6 +158,26 @@ impl Handler<Leave> for Runs {
 }
 
 impl Runs {
+    /// Some of what is too old at a time: nobody waits long for the store.
+    fn prune(&self, ctx: &mut Context<Self>) {
+        let store = self.store.clone();
+        let retention = Retention {
+            count: self.config.events.keep,
+            age: i64::MAX,
+        };
+        let pruned = async move {
+            let prune = move |tx: &Tx<'_>| tx.prune_events(retention, now_millis());
+            loop {
+                match write(&store, prune).await {
+                    Ok(0) => return,
+                    Ok(_) => {}
+                    Err(error) => return tracing::warn!("old events were not forgotten: {error}"),
+                }
+            }
+        };
+        ctx.spawn(pruned.into_actor(self));
+    }
+
     /// Tells whoever waits for the last worker.
     fn left(&mut self) {
         if !self.workers.is_empty() {
