@@ -102,7 +102,7 @@ pub async fn write<T: Send + 'static>(
 /// Reads through the actor.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub async fn read<T: Send + 'static>(
     store: &StoreRef,
     work: impl FnOnce(&View<'_>) -> Result<T> + Send + 'static,

@@ -59,7 +59,7 @@ impl Fidelity {
         sum / self.tokens.max(1) as f64
     }
 
-    /// The share of tokens on which each latent fired [d_sae].
+    /// The share of tokens on which each latent fired \[d_sae\].
     pub fn frequencies(&self) -> Vec<f32> {
         let tokens = self.tokens().max(1) as f64;
         let share = |fired: &u64| (*fired as f64 / tokens) as f32;

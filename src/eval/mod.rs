@@ -56,7 +56,7 @@ pub struct HeldOut<'a> {
 pub struct Measured {
     /// For people and checkpoints.
     pub validation: Validation,
-    /// For each autoencoder the share of tokens on which each latent fired [d_sae].
+    /// For each autoencoder the share of tokens on which each latent fired \[d_sae\].
     pub frequencies: Vec<Vec<f32>>,
 }
 
