@@ -303,6 +303,35 @@ fn old_events_are_forgotten_and_a_reader_is_told() {
     assert_eq!(events[0]["kind"], "gap");
     assert_eq!(events[0]["reason"], "pruned");
     assert_eq!(events.last().unwrap()["kind"], "run_completed");
+
+    // A reader whose numbers are from another database starts over, and comes to an end.
+    let request = format!("GET /v1/runs/{run}/events?since=999999 HTTP/1.1\r\nhost: x\r\n");
+    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.write_all(b"connection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer.matches("event: gap").count(), 1, "{answer}");
+    assert_eq!(
+        answer.matches("event: run_completed").count(),
+        1,
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_run_that_is_stopped_before_it_trains_is_stopped_and_not_failed() {
+    let fixture = long();
+    let daemon = Daemon::start_with(&fixture, &[("BACKPROPD_WORKERS__RESTARTS", "0")]);
+    for _ in 0..5 {
+        // At whatever point of its preparation the order meets it.
+        let run = daemon.submit("run", &[]);
+        daemon.json(&["stop", &run.to_string()]);
+        daemon.reaches(run, "stopped");
+    }
 }
 
 #[test]

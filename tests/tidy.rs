@@ -48,7 +48,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "tensorfile",
         ],
     ),
-    ("store", &["domain", "protocol"]),
+    ("store", &["domain", "protocol", "system"]),
     // Supervision knows nothing of what it supervises.
     ("supervise", &[]),
     ("gpu", &["domain"]),

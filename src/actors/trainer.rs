@@ -5,10 +5,10 @@
 //! worker's standard input ends, and with it the worker.
 
 use crate::domain::worker_end::{Remains, Said, WorkerEnd};
-use crate::domain::{Code, Error, RunId};
+use crate::domain::{Code, Error, Process, RunId};
 use crate::protocol::wire::{MAX_LINE, Start, Up};
 use crate::protocol::{Command, Fact, Frame};
-use crate::system::process::{self, Identity};
+use crate::system::process;
 use actix::prelude::*;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -44,7 +44,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub enum Heard {
     /// The process is there.
-    Spawned(Identity),
+    Spawned(Process),
     /// The worker said something.
     Frame(Box<Frame>),
     /// The process is gone; nothing more follows.
@@ -52,8 +52,7 @@ pub enum Heard {
 }
 
 /// A [`Heard`] of a run's worker in its `life`.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub struct FromTrainer {
     /// The run.
     pub run: RunId,
@@ -81,7 +80,7 @@ pub struct Trainer {
     /// In order and with a bound: a full queue holds the worker's pipe back.
     boss: mpsc::Sender<FromTrainer>,
     commands: Option<mpsc::Sender<Command>>,
-    identity: Option<Identity>,
+    identity: Option<Process>,
     remains: Remains,
     words: Arc<Mutex<String>>,
     memory_kills: Option<u64>,
@@ -150,7 +149,7 @@ impl Trainer {
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(std::io::Error::other("a pipe is missing"));
         };
-        self.identity = child.id().and_then(Identity::of);
+        self.identity = child.id().and_then(Process::of);
         if let Some(identity) = self.identity.clone() {
             ctx.wait(self.tell_boss(Heard::Spawned(identity)).into_actor(self));
         }

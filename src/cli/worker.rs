@@ -6,7 +6,7 @@
 //! `train`.
 
 use super::signals::Signals;
-use crate::config::{DeviceName, RunConfig};
+use crate::config::RunConfig;
 use crate::domain::{Code, Error, Result};
 use crate::protocol::wire::{self, Start, Up};
 use crate::protocol::{Command, Fact, VERSION};
@@ -62,27 +62,18 @@ fn make_expendable() {
 }
 
 fn job(start: &Start) -> Result<Job> {
-    let invalid = |what: String| Error::new(Code::ProtocolInvalid, "worker", what);
     if start.v != VERSION {
-        return Err(invalid(format!(
+        let message = format!(
             "speaks version {VERSION} and was spoken to in version {}",
             start.v
-        )));
+        );
+        return Err(Error::new(Code::ProtocolInvalid, "worker", message));
     }
-    let device = match start.device.as_str() {
-        "auto" => DeviceName::Auto,
-        "cpu" => DeviceName::Cpu,
-        "cuda" => DeviceName::Cuda,
-        other => return Err(invalid(format!("no device {other:?}"))),
-    };
     Ok(Job {
         config: RunConfig::parse("run.toml", &start.run_toml, Path::new("/"), &[])?,
-        device,
+        device: start.device,
         threads: start.threads,
-        resume: match start.resume {
-            true => Resume::IfAny,
-            false => Resume::No,
-        },
+        resume: Resume::IfAny,
     })
 }
 

@@ -1,8 +1,7 @@
 //! `daemon.toml` and `BACKPROPD_…` variables to validated types.
 
-use super::DeviceName;
 use super::file::ConfigFile;
-use crate::domain::{Code, Error, Result};
+use crate::domain::{Code, DeviceName, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -4,6 +4,4 @@ pub mod daemon;
 mod file;
 mod run;
 
-pub use run::{
-    CheckpointTable, DeviceName, EvalTable, ModelTable, NonFinitePolicy, RunConfig, TrainingTable,
-};
+pub use run::{CheckpointTable, EvalTable, ModelTable, NonFinitePolicy, RunConfig, TrainingTable};

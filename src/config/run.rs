@@ -145,18 +145,6 @@ impl Default for EvalTable {
     }
 }
 
-/// Where to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum DeviceName {
-    /// The best that there is.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
-
 impl RunConfig {
     /// Reads and validates `path`; `overrides` are of the form `key=value`.
     ///

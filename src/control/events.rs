@@ -106,8 +106,10 @@ impl Reader {
         if let Some(gap) = page.gap {
             let last = match gap {
                 Gap::Pruned { last, .. } => last,
+                // What comes has smaller numbers than the one that was asked for.
                 Gap::Unknown { .. } => 0,
             };
+            self.last = last;
             self.ready
                 .push_back(Event::new(last, None, None, 0, "gap", json!(gap)));
         }

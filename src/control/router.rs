@@ -10,7 +10,6 @@ use crate::domain::{Code, Error, Result, RunId};
 use crate::protocol::api::{Acknowledged, Down, Event, RunView, Status, Submit};
 use crate::store::RunQuery;
 use crate::supervise::{CallError, ChildRef, ChildState, GetChildren, Supervisor};
-use crate::system::clock::now_millis;
 use crate::system::memory;
 use axum::Json;
 use axum::Router;
@@ -67,7 +66,6 @@ pub fn router(daemon: Daemon) -> Router {
 
 async fn status(State(daemon): State<Daemon>) -> Answer<Status> {
     let runs = read(&daemon.store, |view| view.runs(&RunQuery::default(), LIST)).await?;
-    let now = now_millis();
     let queued = runs
         .iter()
         .filter(|run| run.state == RunState::Queued)
@@ -82,8 +80,8 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Status> {
         memory: memory::resident(),
         limit: daemon.limit,
         queued,
-        active: active.into_iter().map(|run| view::run(run, now)).collect(),
-        recent: ended.take(RECENT).map(|run| view::run(run, now)).collect(),
+        active: active.into_iter().map(view::run).collect(),
+        recent: ended.take(RECENT).map(view::run).collect(),
         down: ailing(&daemon.tree).await,
     }))
 }
@@ -117,16 +115,13 @@ async fn ailing(tree: &ChildRef<Supervisor>) -> Vec<Down> {
 
 async fn runs(State(daemon): State<Daemon>) -> Answer<Vec<RunView>> {
     let runs = read(&daemon.store, |view| view.runs(&RunQuery::default(), LIST)).await?;
-    let now = now_millis();
-    Ok(Json(
-        runs.into_iter().map(|run| view::run(run, now)).collect(),
-    ))
+    Ok(Json(runs.into_iter().map(view::run).collect()))
 }
 
 async fn run(State(daemon): State<Daemon>, Path(id): Path<String>) -> Answer<RunView> {
     let id = run_id(&id)?;
     let run = read(&daemon.store, move |store| store.run(id)).await?;
-    Ok(Json(view::run(run, now_millis())))
+    Ok(Json(view::run(run)))
 }
 
 async fn submit(State(daemon): State<Daemon>, body: Bytes) -> Result<Response, Failed> {
@@ -140,7 +135,7 @@ async fn submit(State(daemon): State<Daemon>, body: Bytes) -> Result<Response, F
     } else {
         StatusCode::OK
     };
-    Ok((status, Json(view::run(run, now_millis()))).into_response())
+    Ok((status, Json(view::run(run))).into_response())
 }
 
 async fn order(
@@ -175,7 +170,7 @@ async fn order(
     Ok(Json(Acknowledged {
         changed: told.changed,
         message,
-        run: view::run(told.run, now_millis()),
+        run: view::run(told.run),
     }))
 }
 

@@ -5,12 +5,12 @@ use crate::store;
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// A run for a client, at `now` in milliseconds since 1970.
-pub fn run(run: store::Run, now: i64) -> RunView {
+/// A run for a client.
+pub fn run(run: store::Run) -> RunView {
     let progress = run.progress;
     RunView {
         id: run.id,
-        eta_seconds: eta(&run, now),
+        eta_seconds: eta(&run),
         name: run.name,
         state: run.state,
         priority: run.priority,
@@ -36,7 +36,7 @@ pub fn run(run: store::Run, now: i64) -> RunView {
 }
 
 /// Seconds that are left at the pace of the last steps.
-fn eta(run: &store::Run, _now: i64) -> Option<f64> {
+fn eta(run: &store::Run) -> Option<f64> {
     let progress = &run.progress;
     if !run.state.has_worker() || progress.step == 0 {
         return None;

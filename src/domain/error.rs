@@ -103,8 +103,6 @@ codes! {
     DaemonUnavailable = "daemon-unavailable", 85;
     /// Another daemon listens at the control socket.
     DaemonRunning = "daemon-running", 86;
-    /// This user may not do that.
-    Forbidden = "forbidden", 87;
     /// A request that is longer than the daemon takes.
     RequestTooLarge = "request-too-large", 90;
     /// A worker process ended without a last word, more often than it is restarted.

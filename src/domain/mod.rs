@@ -1,13 +1,17 @@
 //! Pure types and state machines. No I/O and no clock stands here.
 
+mod device_name;
 pub mod error;
 pub mod gpu;
 pub mod ids;
 pub mod micro_batch;
+mod process;
 pub mod random;
 pub mod run_state;
 pub mod schedule;
 pub mod worker_end;
 
+pub use device_name::DeviceName;
 pub use error::{Code, Error, Result};
 pub use ids::{RunId, SweepId};
+pub use process::Process;

@@ -204,7 +204,6 @@ impl From<&Error> for Problem {
         let (status, retryable) = match error.code {
             Code::NotFound => (404, false),
             Code::NotPossible | Code::RunExists | Code::RunBusy => (409, false),
-            Code::Forbidden => (403, false),
             Code::RequestTooLarge => (413, false),
             Code::DaemonUnavailable => (503, true),
             Code::DiskFull => (507, true),

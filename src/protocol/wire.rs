@@ -5,7 +5,7 @@
 //! input means that the parent is gone.
 
 use super::Frame;
-use crate::domain::{Code, Error, Result};
+use crate::domain::{Code, DeviceName, Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Read, Write};
@@ -14,19 +14,18 @@ use std::io::{BufRead, Read, Write};
 /// validation some 10 KiB for each hook point.
 pub const MAX_LINE: usize = 1 << 20;
 
-/// The first line to a worker: what it is to do.
+/// The first line to a worker: what it is to do, from the run folder's newest valid
+/// checkpoint on, where it has one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Start {
     /// [`super::VERSION`].
     pub v: u32,
     /// The run, resolved: every path absolute, every override applied.
     pub run_toml: String,
-    /// `auto`, `cpu` or `cuda`.
-    pub device: String,
+    /// Where to compute.
+    pub device: DeviceName,
     /// Threads of the CPU device; 0 means one a core.
     pub threads: usize,
-    /// Whether to go on from the run folder's newest valid checkpoint, where it has one.
-    pub resume: bool,
 }
 
 /// A line from a worker.

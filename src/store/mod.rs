@@ -27,7 +27,6 @@
 
 mod assets;
 mod events;
-mod lock;
 mod metrics;
 mod open;
 mod progress;
@@ -45,12 +44,12 @@ pub use open::{DATABASE, Opened};
 pub use progress::Progress;
 pub use quarantine::Quarantine;
 pub use record::Recorded;
-pub use runs::{Failure, NewRun, Run, RunConfig, RunQuery, Submitted, WorkerIdentity};
+pub use runs::{Failure, NewRun, Run, RunConfig, RunQuery, Submitted};
 pub use sql::{Tx, View};
 pub use sweeps::{NewSweep, Sweep};
 
 use crate::domain::Result;
-use lock::StoreLock;
+use crate::system::lock::FileLock;
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
@@ -64,7 +63,7 @@ pub struct Store {
     // The connection closes before the lock goes: fields drop in this order.
     conn: Connection,
     path: PathBuf,
-    _lock: StoreLock,
+    _lock: FileLock,
 }
 
 impl Store {

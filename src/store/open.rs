@@ -1,15 +1,18 @@
 //! Opening: the lock, the check, the migrations.
 
-use super::lock::StoreLock;
 use super::quarantine::{self, Quarantine};
 use super::{Millis, Store, schema, sql};
-use crate::domain::{Error, Result};
+use crate::domain::{Code, Error, Result};
+use crate::system::lock::FileLock;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 
 /// The name of the database in the state folder.
 pub const DATABASE: &str = "backpropd.db";
+
+/// The name of the lock file beside it.
+const LOCK: &str = "backpropd.lock";
 
 /// Statements that are kept prepared; there are about forty.
 const STATEMENTS: usize = 64;
@@ -33,7 +36,11 @@ impl Store {
     /// of a newer release, which stays as it is; `io-read`, `io-write`, `disk-full`.
     pub fn open(dir: &Path, now: Millis) -> Result<(Self, Opened)> {
         std::fs::create_dir_all(dir).map_err(|e| Error::write(dir, &e))?;
-        let lock = StoreLock::acquire(dir)?;
+        let lock = FileLock::acquire(&dir.join(LOCK), |holder| {
+            let message = format!("{holder} works with this state folder");
+            Error::new(Code::StoreBusy, dir.display(), message)
+                .hint("stop it, or give this one a state folder of its own")
+        })?;
         let path = dir.join(DATABASE);
         let quarantined = match quarantine::damage(&path)? {
             Some(why) => Some(quarantine::quarantine(&path, now, why)?),

@@ -3,7 +3,7 @@
 use super::sql::{Json, json, not_found};
 use super::{Millis, Progress, Tx, View};
 use crate::domain::run_state::{Answer, Command, Input, Report, RunState};
-use crate::domain::{Result, RunId, SweepId};
+use crate::domain::{Process, Result, RunId, SweepId};
 use rusqlite::{Row, named_params};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -63,7 +63,7 @@ pub struct Run {
     /// Sequence number of its newest event.
     pub last_seq: u64,
     /// The worker's process, from its start to its end.
-    pub worker: Option<WorkerIdentity>,
+    pub worker: Option<Process>,
     /// When it was submitted.
     pub queued_at: Millis,
     /// When it first ran.
@@ -77,17 +77,6 @@ pub struct Run {
     /// What its worker said at the end, as JSON: a later release must read what this one
     /// wrote, whatever an ending has become by then.
     pub ending: Option<Value>,
-}
-
-/// Names a process for good: pids come round again, and so do start times after a boot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerIdentity {
-    /// The process.
-    pub pid: u32,
-    /// When it started, in clock ticks since the boot.
-    pub started: u64,
-    /// The boot.
-    pub boot: String,
 }
 
 /// Why a run failed.
@@ -289,7 +278,7 @@ impl Tx<'_> {
 
     /// Notes the process that works for a run in its life `life`. Returns whether it is
     /// noted: not for a life that is over.
-    pub fn set_worker(&self, run: RunId, life: u64, worker: &WorkerIdentity) -> Result<bool> {
+    pub fn set_worker(&self, run: RunId, life: u64, worker: &Process) -> Result<bool> {
         let state = self.run(run)?.state;
         let changed = self.execute(
             "UPDATE runs SET worker_pid = ?3, worker_started = ?4, worker_boot = ?5
@@ -341,7 +330,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Run> {
     let code: Option<String> = row.get("error_code")?;
     let worker = match pid {
         None => None,
-        Some(pid) => Some(WorkerIdentity {
+        Some(pid) => Some(Process {
             pid,
             started: row.get("worker_started")?,
             boot: row.get("worker_boot")?,

@@ -1,87 +1,71 @@
-//! One process at a time in a run folder.
+//! One process at a time in a folder.
 //!
-//! The lock is the kernel's (`flock`), so the death of its holder releases it, however it
-//! died. What the file says is only there to name the holder to whoever is refused. The
-//! file stays when the lock goes: removing it would let two processes lock two files of
-//! one name.
+//! The lock is the kernel's, so the death of its holder releases it, however it died. What
+//! the file says is only there to name the holder to whoever is refused. The file stays
+//! when the lock goes: removing it would let two processes lock two files of one name.
 
 use crate::domain::{Code, Error, Result};
-use rustix::fs::{FlockOperation, flock};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The name of the lock file in a run folder.
-pub const FILE_NAME: &str = ".lock";
+pub const RUN_FILE: &str = ".lock";
 
-/// The right to write in a run folder, until it is dropped or the process ends.
+/// The right to work in a folder, until it is dropped or the process ends.
 #[derive(Debug)]
-pub struct RunLock {
+pub struct FileLock {
     _file: File,
-    path: PathBuf,
 }
 
-impl RunLock {
-    /// Takes the lock of `run_dir`, without waiting.
+impl FileLock {
+    /// Takes the lock of the file `path`, without waiting.
     ///
     /// # Errors
-    /// [`Code::RunBusy`] names the process that holds it; [`Code::IoWrite`] when the
-    /// folder cannot be written.
-    pub fn acquire(run_dir: &Path) -> Result<Self> {
-        let path = run_dir.join(FILE_NAME);
-        let fail = |e: std::io::Error| Error::write(&path, &e);
+    /// What `busy` makes of the words for its holder ("process 12") where there is one;
+    /// [`Code::IoWrite`] when the file cannot be written.
+    pub fn acquire(path: &Path, busy: impl FnOnce(&str) -> Error) -> Result<Self> {
+        let fail = |e: std::io::Error| Error::write(path, &e);
         let mut file = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(&path)
+            .open(path)
             .map_err(fail)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match file.try_lock() {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(busy(run_dir, &mut file)),
-            Err(errno) => return Err(fail(errno.into())),
+            Err(TryLockError::WouldBlock) => return Err(busy(&holder(&mut file))),
+            Err(TryLockError::Error(e)) => return Err(fail(e)),
         }
-        let holder = format!("{} {}\n", std::process::id(), start_ticks().unwrap_or(0));
         file.set_len(0).map_err(fail)?;
-        file.write_all(holder.as_bytes()).map_err(fail)?;
-        Ok(Self { _file: file, path })
+        let note = format!("{}\n", std::process::id());
+        file.write_all(note.as_bytes()).map_err(fail)?;
+        Ok(Self { _file: file })
     }
 
-    /// The lock file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Takes the lock of a run folder, without waiting.
+    ///
+    /// # Errors
+    /// [`Code::RunBusy`] names the process that holds it; [`Code::IoWrite`] when the
+    /// folder cannot be written.
+    pub fn of_run(folder: &Path) -> Result<Self> {
+        Self::acquire(&folder.join(RUN_FILE), |holder| {
+            let message = format!("{holder} works in this run folder");
+            Error::new(Code::RunBusy, folder.display(), message)
+                .hint("wait for it, stop it, or choose another folder")
+        })
     }
 }
 
-fn busy(run_dir: &Path, file: &mut File) -> Error {
+fn holder(file: &mut File) -> String {
     let mut text = String::new();
     // Empty for the instant between the holder's lock and its note.
     let _ = file.read_to_string(&mut text);
-    let holder = match text.split_whitespace().next().map(str::parse::<u32>) {
-        Some(Ok(pid)) => format!("process {pid}"),
-        _ => "another process".to_owned(),
-    };
-    Error::new(
-        Code::RunBusy,
-        run_dir.display(),
-        format_args!("{holder} works in this run folder"),
-    )
-    .hint("wait for it, stop it, or choose another folder")
-}
-
-/// When this process started, in clock ticks since boot: with the pid it names a process
-/// for as long as the machine is up, although pids come round again.
-fn start_ticks() -> Option<u64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field, the name in parentheses, may hold anything; `starttime` is the
-    // 22nd field, so the 20th after it (proc(5)).
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    match text.trim().parse::<u32>() {
+        Ok(pid) => format!("process {pid}"),
+        Err(_) => "another process".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -91,28 +75,19 @@ mod tests {
     #[test]
     fn a_second_lock_is_refused_by_the_pid_of_the_first_and_given_once_that_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = RunLock::acquire(dir.path()).unwrap();
-        let note = std::fs::read_to_string(lock.path()).unwrap();
-        let mut words = note.split_whitespace().map(|w| w.parse::<u64>().unwrap());
-        assert_eq!(words.next(), Some(u64::from(std::process::id())));
-        assert!(words.next().unwrap() > 0);
-
-        let error = RunLock::acquire(dir.path()).unwrap_err();
+        let lock = FileLock::of_run(dir.path()).unwrap();
+        let error = FileLock::of_run(dir.path()).unwrap_err();
         assert_eq!(error.code, Code::RunBusy);
-        assert!(
-            error
-                .message
-                .contains(&format!("process {}", std::process::id()))
-        );
+        let holder = format!("process {}", std::process::id());
+        assert!(error.message.contains(&holder), "{error}");
         assert!(error.about.contains(dir.path().to_str().unwrap()));
-
         drop(lock);
-        RunLock::acquire(dir.path()).unwrap();
+        FileLock::of_run(dir.path()).unwrap();
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_named() {
-        let error = RunLock::acquire(Path::new("/no-such-folder")).unwrap_err();
+        let error = FileLock::of_run(Path::new("/no-such-folder")).unwrap_err();
         assert_eq!(error.code, Code::IoWrite);
         assert!(error.about.contains("/no-such-folder"));
     }

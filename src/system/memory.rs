@@ -1,5 +1,7 @@
 //! What memory this process used, and what is left for it.
 
+use std::path::{Path, PathBuf};
+
 /// Peak resident memory of this process in bytes; `None` where the system does not say.
 pub fn peak() -> Option<u64> {
     kib_field(
@@ -39,14 +41,19 @@ fn kib_field(text: &str, name: &str) -> Option<u64> {
 
 /// What control group v2 leaves of its limit.
 fn control_group() -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let folder = std::path::Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
+    let folder = control_group_folder()?;
     let number = |name: &str| -> Option<u64> {
         let text = std::fs::read_to_string(folder.join(name)).ok()?;
         text.trim().parse().ok()
     };
     Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+}
+
+/// The folder of this process's control group (v2).
+pub(super) fn control_group_folder() -> Option<PathBuf> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')))
 }
 
 #[cfg(test)]

@@ -1,26 +1,16 @@
 //! Processes by an identity that survives the reuse of their numbers.
 
+use super::memory;
+use crate::domain::Process;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use serde::{Deserialize, Serialize};
 
-/// A process: its number, when it started, and in which boot of the machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// The number, which the system gives again to others.
-    pub pid: u32,
-    /// Clock ticks from boot to its start.
-    pub start_time: u64,
-    /// The boot's random id.
-    pub boot_id: String,
-}
-
-impl Identity {
-    /// The process that has this number now; `None` where there is none.
+impl Process {
+    /// The process that has the number `pid` now; `None` where there is none.
     pub fn of(pid: u32) -> Option<Self> {
         Some(Self {
             pid,
-            start_time: start_time(pid)?,
-            boot_id: boot_id()?,
+            started: start_time(pid)?,
+            boot: boot_id()?,
         })
     }
 
@@ -62,10 +52,8 @@ fn boot_id() -> Option<String> {
 /// Kills for memory in this process's control group so far; `None` where the system does not
 /// count them.
 pub fn memory_kills() -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let folder = std::path::Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
-    let events = std::fs::read_to_string(folder.join("memory.events")).ok()?;
+    let file = memory::control_group_folder()?.join("memory.events");
+    let events = std::fs::read_to_string(file).ok()?;
     let count = events
         .lines()
         .find_map(|line| line.strip_prefix("oom_kill "))?;
@@ -79,14 +67,14 @@ mod tests {
 
     #[test]
     fn a_process_is_told_from_a_later_one_with_its_number() {
-        let me = Identity::of(std::process::id()).unwrap();
+        let me = Process::of(std::process::id()).unwrap();
         assert!(me.is_alive());
-        let earlier = Identity {
-            start_time: me.start_time - 1,
+        let earlier = Process {
+            started: me.started - 1,
             ..me.clone()
         };
-        let other_boot = Identity {
-            boot_id: "x".into(),
+        let other_boot = Process {
+            boot: "x".into(),
             ..me
         };
         assert!(!earlier.is_alive() && !other_boot.is_alive());
@@ -101,7 +89,7 @@ mod tests {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let identity = Identity::of(child.id()).unwrap();
+        let identity = Process::of(child.id()).unwrap();
         assert!(identity.is_alive());
         identity.kill();
         while identity.is_alive() {

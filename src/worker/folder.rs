@@ -5,7 +5,7 @@ use crate::checkpoint::{Best, Checkpoint, Goal, Retention, Store};
 use crate::config::RunConfig;
 use crate::domain::{Code, Error, Result};
 use crate::system::files;
-use crate::system::lock::RunLock;
+use crate::system::lock::FileLock;
 use std::path::{Path, PathBuf};
 
 /// The measure that decides which checkpoint is the best.
@@ -19,7 +19,7 @@ pub struct RunFolder {
     pub store: Store,
     /// The resolved run.toml.
     pub toml: String,
-    _lock: RunLock,
+    _lock: FileLock,
 }
 
 /// What a resumed run goes on from.
@@ -45,7 +45,7 @@ impl RunFolder {
                 .hint("start it without --resume"));
         }
         files::create_dir(&path)?;
-        let lock = RunLock::acquire(&path)?;
+        let lock = FileLock::of_run(&path)?;
         let best = Best {
             metric: BEST_METRIC.into(),
             goal: Goal::Max,

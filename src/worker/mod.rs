@@ -17,9 +17,9 @@ mod site;
 mod state;
 mod train;
 
-use crate::config::{DeviceName, RunConfig};
+use crate::config::RunConfig;
 use crate::device::cpu::Cpu;
-use crate::domain::{Code, Error, Result};
+use crate::domain::{Code, DeviceName, Error, Result};
 use crate::protocol::Fact;
 use context::Context;
 use link::WorkerLink;

@@ -6,7 +6,7 @@ use super::shard;
 use crate::activations::source::ActivationSource;
 use crate::domain::{Code, Error, Result};
 use crate::system::files::create_dir;
-use crate::system::lock::RunLock;
+use crate::system::lock::FileLock;
 use std::path::Path;
 
 /// Bytes of f32 that are gathered before they are written as a shard.
@@ -30,7 +30,7 @@ pub fn open_or_build<A: ActivationSource>(
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<CachedSource> {
     create_dir(dir)?;
-    let lock = RunLock::acquire(dir)?;
+    let lock = FileLock::of_run(dir)?;
     let found = Manifest::read(dir)?;
     if let Some(manifest) = &found {
         manifest.expect(dir, identity)?;

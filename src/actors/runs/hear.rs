@@ -9,7 +9,7 @@ use crate::domain::worker_end::WorkerEnd;
 use crate::domain::{Error, Result, RunId};
 use crate::protocol::Fact;
 use crate::protocol::api::Event;
-use crate::store::{Failure, Recorded, Tx, WorkerIdentity};
+use crate::store::{Failure, Recorded, Tx};
 use crate::supervise::Context;
 use crate::system::clock::now_millis;
 use actix::prelude::*;
@@ -23,13 +23,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 const BACK_OFF: Duration = Duration::from_secs(1);
 /// The longest wait before a restart.
 const LONGEST: Duration = Duration::from_secs(60);
-
-/// What a transaction has to know besides what was heard.
-#[derive(Clone, Copy)]
-struct Verdicts {
-    /// The daemon ends: a worker that saved and ended goes on later.
-    leaving: bool,
-}
 
 /// Something heard, with what follows from it.
 struct Item {
@@ -74,16 +67,14 @@ impl Runs {
     /// are held back, and no further item is taken.
     fn keep(&mut self, items: Arc<Vec<Item>>, ctx: &mut Context<Self>) {
         let (store, kept) = (self.store.clone(), items.clone());
-        let verdicts = Verdicts {
-            leaving: self.leaving.is_some(),
-        };
+        let leaving = self.leaving.is_some();
         let written = async move {
             loop {
                 let items = kept.clone();
                 let done = write(&store, move |tx| {
                     let mut events = Vec::new();
                     for item in items.iter() {
-                        store_item(tx, item, verdicts, &mut events)?;
+                        store_item(tx, item, leaving, &mut events)?;
                     }
                     Ok(events)
                 });
@@ -153,20 +144,13 @@ impl Runs {
     }
 }
 
-fn store_item(tx: &Tx<'_>, item: &Item, verdicts: Verdicts, events: &mut Vec<Event>) -> Result<()> {
+fn store_item(tx: &Tx<'_>, item: &Item, leaving: bool, events: &mut Vec<Event>) -> Result<()> {
     let (run, life, now) = (item.heard.run, item.heard.life, now_millis());
     match &item.heard.heard {
-        Heard::Spawned(process) => {
-            let worker = WorkerIdentity {
-                pid: process.pid,
-                started: process.start_time,
-                boot: process.boot_id.clone(),
-            };
-            tx.set_worker(run, life, &worker).map(|_| ())
-        }
+        Heard::Spawned(process) => tx.set_worker(run, life, process).map(|_| ()),
         Heard::Frame(frame) => {
             // A daemon that ends stops its workers; nobody asked for the runs to end.
-            let suspends = verdicts.leaving
+            let suspends = leaving
                 && matches!(frame.fact, Fact::Stopped(_))
                 && tx.run(run)?.state != RunState::Stopping;
             if suspends {
@@ -193,7 +177,7 @@ fn store_item(tx: &Tx<'_>, item: &Item, verdicts: Verdicts, events: &mut Vec<Eve
                 }
             }
         }
-        Heard::Ended(end) => store_end(tx, run, end, item.again, verdicts, events),
+        Heard::Ended(end) => store_end(tx, run, end, item.again, leaving, events),
     }
 }
 
@@ -202,49 +186,70 @@ fn store_end(
     run: RunId,
     end: &WorkerEnd,
     again: Option<Duration>,
-    verdicts: Verdicts,
+    leaving: bool,
     events: &mut Vec<Event>,
 ) -> Result<()> {
     let now = now_millis();
-    match (end, again) {
+    let WorkerEnd::Lost(error) = end else {
         // Its last fact moved the run already, unless it could not be stored.
-        (WorkerEnd::Said(_), _) => tx.apply(run, end.report(), now).map(|_| ()),
-        (WorkerEnd::Lost(error), Some(wait)) => {
-            let _ = tx.apply(run, Report::Lost, now)?;
-            let (kind, what) = match tx.run(run)?.state {
-                RunState::Queued if verdicts.leaving => {
-                    ("suspended", "it goes on when the daemon is back".to_owned())
-                }
-                RunState::Queued => ("worker_lost", format!("it goes on in {} s", wait.as_secs())),
-                state if state.has_ended() => (state.as_str(), "before it had begun".to_owned()),
-                _ => ("worker_lost", "it waits to be resumed".to_owned()),
-            };
-            match kind {
-                "worker_lost" => own(tx, run, kind, &format!("{error}; {what}"), events),
-                _ => own(tx, run, kind, &what, events),
-            }
-        }
-        (WorkerEnd::Lost(error), None) => {
-            let failed = Failure {
-                code: error.code.as_str().to_owned(),
-                message: Error {
-                    hint: "`retry` goes on from the newest checkpoint".into(),
-                    ..error.clone()
-                }
-                .to_string(),
-            };
-            let _ = tx.fail_run(run, &failed, now)?;
-            let fact = Fact::RunFailed {
-                step: tx.run(run)?.progress.step,
-                code: failed.code,
-                message: failed.message,
-            };
-            let fields = Event::of_fact(0, None, None, 0, &fact).fields;
-            let at = tx.append(Some(run), "run_failed", &fields, now)?;
-            events.push(Event::of_fact(at.id, Some(run), at.seq, now, &fact));
-            Ok(())
-        }
+        return tx.apply(run, end.report(), now).map(|_| ());
+    };
+    // One that was told to end before it had begun goes without a word.
+    let told = tx
+        .run(run)?
+        .state
+        .unanswered()
+        .is_some_and(|command| command.ends());
+    if !(leaving || told) && again.is_none() {
+        return give_up(tx, run, error, events);
     }
+    let _ = tx.apply(run, Report::Lost, now)?;
+    match tx.run(run)?.state {
+        state if state.has_ended() => own(tx, run, state.as_str(), "before it had begun", events),
+        RunState::Queued if leaving => own(
+            tx,
+            run,
+            "suspended",
+            "it goes on when the daemon is back",
+            events,
+        ),
+        RunState::Queued => {
+            let wait = again.unwrap_or_default().as_secs();
+            own(
+                tx,
+                run,
+                "worker_lost",
+                &format!("{error}; it goes on in {wait} s"),
+                events,
+            )
+        }
+        _ => own(
+            tx,
+            run,
+            "worker_lost",
+            &format!("{error}; it waits to be resumed"),
+            events,
+        ),
+    }
+}
+
+/// Fails a run whose workers were lost too often.
+fn give_up(tx: &Tx<'_>, run: RunId, error: &Error, events: &mut Vec<Event>) -> Result<()> {
+    let now = now_millis();
+    let error = error
+        .clone()
+        .hint("`retry` goes on from the newest checkpoint");
+    let failed = Failure {
+        code: error.code.as_str().to_owned(),
+        message: error.to_string(),
+    };
+    let _ = tx.fail_run(run, &failed, now)?;
+    let fact = Fact::failed(tx.run(run)?.progress.step, &error);
+    let mut event = Event::of_fact(0, Some(run), None, now, &fact);
+    let at = tx.append(Some(run), &event.kind, &event.fields, now)?;
+    (event.id, event.seq) = (at.id, at.seq);
+    events.push(event);
+    Ok(())
 }
 
 /// An event of the daemon itself.

@@ -3,11 +3,10 @@
 
 use super::Runs;
 use crate::actors::store::{read, write};
-use crate::domain::RunId;
 use crate::domain::run_state::Report;
+use crate::domain::{Process, RunId};
 use crate::supervise::Context;
 use crate::system::clock::now_millis;
-use crate::system::process::Identity;
 use actix::prelude::*;
 use std::time::Instant;
 
@@ -17,7 +16,7 @@ const GONE: u32 = 4;
 /// A run that an earlier daemon had given to a worker.
 pub struct Leftover {
     run: RunId,
-    process: Option<Identity>,
+    process: Option<Process>,
     /// When it is killed.
     deadline: Instant,
 }
@@ -32,11 +31,7 @@ impl Runs {
             match found {
                 Ok(runs) => this.leftover.extend(runs.into_iter().map(|run| Leftover {
                     run: run.id,
-                    process: run.worker.map(|worker| Identity {
-                        pid: worker.pid,
-                        start_time: worker.started,
-                        boot_id: worker.boot,
-                    }),
+                    process: run.worker,
                     deadline,
                 })),
                 Err(error) => {

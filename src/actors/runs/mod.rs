@@ -16,12 +16,11 @@ pub use command::{Order, Submission, Told};
 use super::store::{StoreRef, write};
 use super::trainer::{FromTrainer, Tell, Trainer};
 use crate::config::daemon::DaemonConfig;
-use crate::domain::RunId;
+use crate::domain::{Process, RunId};
 use crate::protocol::api::Event;
 use crate::store::{Retention, Tx};
 use crate::supervise::Context;
 use crate::system::clock::now_millis;
-use crate::system::process::Identity;
 use actix::prelude::*;
 use futures_util::StreamExt;
 use leftover::Leftover;
@@ -70,7 +69,7 @@ pub struct Runs {
 struct Worker {
     trainer: Addr<Trainer>,
     life: u64,
-    process: Option<Identity>,
+    process: Option<Process>,
     /// Looks at which its trainer was gone; the last thing that it said may be on the way.
     gone: u32,
 }

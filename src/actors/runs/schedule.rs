@@ -3,7 +3,6 @@
 use super::{Runs, Worker};
 use crate::actors::store::write;
 use crate::actors::trainer::{Limits, Trainer};
-use crate::config::DeviceName;
 use crate::domain::run_state::{Answer, Report};
 use crate::domain::{Result, RunId};
 use crate::protocol::VERSION;
@@ -50,17 +49,11 @@ impl Runs {
 
     fn start(&mut self, given: Given) {
         let workers = &self.config.workers;
-        let device = match workers.device {
-            DeviceName::Auto => "auto",
-            DeviceName::Cpu => "cpu",
-            DeviceName::Cuda => "cuda",
-        };
         let start = Start {
             v: VERSION,
             run_toml: given.toml,
-            device: device.to_owned(),
+            device: workers.device,
             threads: workers.threads,
-            resume: true,
         };
         let limits = Limits {
             hang: workers.hang(),

@@ -3,8 +3,8 @@
 mod summary;
 
 use super::signals::Signals;
-use crate::config::{DeviceName, RunConfig};
-use crate::domain::{Code, Error, Result};
+use crate::config::RunConfig;
+use crate::domain::{Code, DeviceName, Error, Result};
 use crate::protocol::{Ending, Fact};
 use crate::report::screen::{Mode, Screen};
 use crate::worker::{

@@ -24,6 +24,13 @@ pub enum Command {
     Retry,
 }
 
+impl Command {
+    /// Whether it ends the run.
+    pub const fn ends(self) -> bool {
+        matches!(self, Command::Stop | Command::EndEarly | Command::Abort)
+    }
+}
+
 /// What is heard of a run's worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Report {

@@ -59,7 +59,7 @@ fn the_queue_goes_by_priority_and_then_by_submission_and_a_lost_worker_keeps_the
 fn a_life_brings_a_worker_and_its_end_takes_it() {
     let (_dir, mut store) = fresh();
     let run = submit(&mut store, "a");
-    let worker = WorkerIdentity {
+    let worker = crate::domain::Process {
         pid: 42,
         started: 99,
         boot: "b".to_owned(),
