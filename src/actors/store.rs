@@ -1,16 +1,35 @@
 //! The store on a thread of its own: SQLite waits for the disk.
+//!
+//! Whoever writes, this actor tells: an event goes out when it is durable, in the order of
+//! its number, and nobody else sends to [`Live`].
 
 use crate::domain::{Code, Error, Result};
+use crate::protocol::api::Event;
 use crate::store::{Store, Tx, View};
 use crate::supervise::{CallError, ChildRef, Context};
 use crate::system::clock::now_millis;
 use actix::prelude::*;
 use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::broadcast;
+
+/// Events as they become durable. A reader that is further behind than the channel is long
+/// finds them in the store.
+pub type Live = broadcast::Sender<Arc<Event>>;
+
+/// Events that a reader of [`Live`] may be behind: some MiB.
+const BEHIND: usize = 4096;
+
+/// A stream of events that nobody listens to yet.
+pub fn live() -> Live {
+    broadcast::Sender::new(BEHIND)
+}
 
 /// The actor that owns the database.
 pub struct StoreActor {
     dir: PathBuf,
     store: Option<Store>,
+    live: Live,
 }
 
 /// Requests under way at once: each is answered before its sender goes on.
@@ -20,9 +39,14 @@ pub const MAILBOX: usize = 1024;
 pub type StoreRef = ChildRef<StoreActor>;
 
 impl StoreActor {
-    /// The actor of the store in `dir`: `open`, or else opened when the actor starts.
-    pub fn new(dir: PathBuf, open: Option<Store>) -> Self {
-        Self { dir, store: open }
+    /// The actor of the store in `dir`: `open`, or else opened when the actor starts. What
+    /// happens goes to `live`.
+    pub fn new(dir: PathBuf, open: Option<Store>, live: Live) -> Self {
+        Self {
+            dir,
+            store: open,
+            live,
+        }
     }
 
     fn store(&mut self) -> Result<&mut Store> {
@@ -62,7 +86,11 @@ impl<T: Send + 'static> Handler<Write<T>> for StoreActor {
     type Result = Result<T>;
 
     fn handle(&mut self, Write(work): Write<T>, _: &mut Self::Context) -> Self::Result {
-        self.store()?.write(work)
+        let live = self.live.clone();
+        self.store()?.write_and_tell(work, |event| {
+            // Nobody needs to listen.
+            let _ = live.send(Arc::new(event));
+        })
     }
 }
 

@@ -69,27 +69,27 @@ async fn serve(
     socket: &std::path::Path,
 ) -> Result<()> {
     let internal = |what: &str, e: std::io::Error| Error::new(Code::Internal, what, e);
-    let live = Runs::live();
+    let live = store::live();
     let (limit, patience) = (
         config.workers.limit,
         config.workers.stop() + Duration::from_secs(10),
     );
     let mut tree = Supervisor::new("daemon").on_notice(note);
     // The first generation takes the store that was opened to check it.
-    let (folder, open) = (state_dir.clone(), Mutex::new(Some(store)));
+    let (folder, open, told) = (state_dir.clone(), Mutex::new(Some(store)), live.clone());
     let store = move || {
         let open = open.lock().unwrap_or_else(PoisonError::into_inner).take();
-        StoreActor::new(folder.clone(), open)
+        StoreActor::new(folder.clone(), open, told.clone())
     };
     let store = tree.add(
         Child::new("store", store)
             .own_thread()
             .mailbox(store::MAILBOX),
     );
-    let parts = (store.clone(), config, state_dir.clone(), live.clone());
+    let parts = (store.clone(), config, state_dir.clone());
     let runs = move || {
-        let (store, config, state_dir, live) = parts.clone();
-        Runs::new(store, config, state_dir, live)
+        let (store, config, state_dir) = parts.clone();
+        Runs::new(store, config, state_dir)
     };
     let runs = tree.add(Child::new("runs", runs));
     let down = |e| Error::new(Code::Internal, "supervisor", e);

@@ -2,7 +2,7 @@
 //! hole between the two.
 
 use super::view;
-use crate::actors::store::{StoreRef, read};
+use crate::actors::store::{Live, StoreRef, read};
 use crate::domain::{Result, RunId};
 use crate::protocol::api::Event;
 use crate::store::Gap;
@@ -12,8 +12,8 @@ use serde_json::json;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::broadcast::{Receiver, Sender};
 
 /// Events that are read from the store at once.
 const PAGE: u32 = 500;
@@ -35,7 +35,7 @@ struct Reader {
 /// come), of one run where one is named; that stream ends with the run.
 pub async fn stream(
     store: StoreRef,
-    live: &Sender<Arc<Event>>,
+    live: &Live,
     run: Option<RunId>,
     after: Option<u64>,
 ) -> Result<impl Stream<Item = Result<sse::Event, Infallible>> + use<>> {

@@ -4,10 +4,10 @@ use super::answer::{Answer, Failed};
 use super::serve::MAX_BODY;
 use super::{events, view};
 use crate::actors::runs::{Order, Runs, Submission};
-use crate::actors::store::{StoreRef, read};
+use crate::actors::store::{Live, StoreRef, read};
 use crate::domain::run_state::{Command, RunState};
 use crate::domain::{Code, Error, Result, RunId};
-use crate::protocol::api::{Acknowledged, Down, Event, RunView, Status, Submit};
+use crate::protocol::api::{Acknowledged, Down, RunView, Status, Submit};
 use crate::store::RunQuery;
 use crate::supervise::{CallError, ChildRef, ChildState, GetChildren, Supervisor};
 use crate::system::memory;
@@ -20,9 +20,8 @@ use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
-use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 
 /// Runs in a list.
 const LIST: u32 = 1000;
@@ -39,7 +38,7 @@ pub struct Daemon {
     /// The supervisor of both.
     pub tree: ChildRef<Supervisor>,
     /// Events as they become durable.
-    pub live: broadcast::Sender<Arc<Event>>,
+    pub live: Live,
     /// Runs that train at once.
     pub limit: usize,
     /// When the daemon started.

@@ -163,17 +163,6 @@ impl Event {
         }
     }
 
-    /// The event of a worker's fact.
-    pub fn of_fact(id: u64, run: Option<RunId>, seq: Option<u64>, at: i64, fact: &Fact) -> Self {
-        // A fact has no map with keys that are no strings: it always becomes an object.
-        let mut fields = serde_json::to_value(fact).unwrap_or_default();
-        let kind = fields
-            .as_object_mut()
-            .and_then(|fields| fields.remove("kind"));
-        let kind = kind.as_ref().and_then(Value::as_str).unwrap_or_default();
-        Self::new(id, run, seq, at, kind, fields)
-    }
-
     /// The worker's fact that this event is, where it is one.
     pub fn fact(&self) -> Option<Fact> {
         let mut fields = self.fields.clone();

@@ -1,10 +1,12 @@
 //! Events: everything that happened, in one order, for whoever asks what came after N.
 
-use super::sql::{json, not_found};
+use super::sql::{not_found, value};
 use super::{Millis, Tx, View};
 use crate::domain::{Result, RunId};
+use crate::protocol::api;
 use rusqlite::Row;
 use serde::Serialize;
+use serde_json::Value;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,14 +157,14 @@ impl Tx<'_> {
         payload: &impl Serialize,
         now: Millis,
     ) -> Result<Appended> {
-        self.append_json(run, kind, &json(payload)?, now)
+        self.append_value(run, kind, value(payload)?, now)
     }
 
-    pub(super) fn append_json(
+    pub(super) fn append_value(
         &self,
         run: Option<RunId>,
         kind: &str,
-        payload: &str,
+        payload: Value,
         now: Millis,
     ) -> Result<Appended> {
         let seq: Option<u64> = match run {
@@ -178,10 +180,12 @@ impl Tx<'_> {
         };
         let id = self.insert(
             "INSERT INTO events (run, seq, kind, at, payload) VALUES (?1, ?2, ?3, ?4, ?5)",
-            (run, seq, kind, now, payload),
+            (run, seq, kind, now, payload.to_string()),
         )?;
         // AUTOINCREMENT counts up from 1.
         let id = id.unsigned_abs();
+        let event = api::Event::new(id, run, seq, now, kind, payload);
+        self.events.borrow_mut().push(event);
         Ok(Appended { id, seq })
     }
 

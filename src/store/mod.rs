@@ -49,6 +49,7 @@ pub use sql::{Tx, View};
 pub use sweeps::{NewSweep, Sweep};
 
 use crate::domain::Result;
+use crate::protocol::api;
 use crate::system::lock::FileLock;
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
@@ -78,6 +79,20 @@ impl Store {
     /// # Errors
     /// Those of `work`; `disk-full`, `io-write`, `store-corrupt`.
     pub fn write<T>(&mut self, work: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        self.write_and_tell(work, |_| {})
+    }
+
+    /// As [`Store::write`], and hands what was appended to `tell`, in order, once it is
+    /// durable. There is one writer, so whoever is told hears all events in the order of
+    /// their numbers.
+    ///
+    /// # Errors
+    /// As [`Store::write`]; nothing was told then.
+    pub fn write_and_tell<T>(
+        &mut self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T>,
+        tell: impl FnMut(api::Event),
+    ) -> Result<T> {
         let path = &self.path;
         let fail = |e| sql::error(path, e);
         let transaction = self
@@ -86,11 +101,10 @@ impl Store {
             .map_err(fail)?;
         let tx = Tx::new(&transaction, path);
         let done = work(&tx);
-        if let Some(broken) = tx.into_broken() {
-            return Err(broken);
-        }
+        let events = tx.into_events()?;
         let done = done?;
         transaction.commit().map_err(fail)?;
+        events.into_iter().for_each(tell);
         Ok(done)
     }
 

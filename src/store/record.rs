@@ -7,6 +7,7 @@ use super::{Appended, MetricPoint, Millis, Progress, Tx};
 use crate::domain::run_state::{Answer, Refusal, Report, RunState};
 use crate::domain::{Code, Error, Result, RunId};
 use crate::protocol::{Ending, Fact, Frame};
+use serde_json::Value;
 
 /// What came of a worker's fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,15 @@ impl Tx<'_> {
         self.whole(|| self.record_new(run, frame, now))
     }
 
+    /// Stores a fact that the daemon states in a worker's place, as [`Tx::append`] does.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub fn append_fact(&self, run: RunId, fact: &Fact, now: Millis) -> Result<Appended> {
+        let (kind, payload) = event_of(fact)?;
+        self.append_value(Some(run), &kind, payload, now)
+    }
+
     fn record_new(&self, run: RunId, frame: &Frame, now: Millis) -> Result<Recorded> {
         let (kind, payload) = event_of(&frame.fact)?;
         let moved = match self.apply(run, report_of(&frame.fact), now)? {
@@ -74,7 +84,7 @@ impl Tx<'_> {
         let sql = "UPDATE runs SET life_seq = ?2, updated_at = ?3 WHERE id = ?1";
         self.execute(sql, (run, frame.seq, now))?;
         self.keep(run, &frame.fact, now)?;
-        let event = self.append_json(Some(run), &kind, &payload, now)?;
+        let event = self.append_value(Some(run), &kind, payload, now)?;
         Ok(Recorded::Stored(event, moved))
     }
 
@@ -126,15 +136,15 @@ impl Tx<'_> {
     }
 }
 
-/// The kind of a fact and the whole of it as JSON.
-fn event_of(fact: &Fact) -> Result<(String, String)> {
+/// The kind of a fact and the rest of it.
+fn event_of(fact: &Fact) -> Result<(String, Value)> {
     let invalid = |message: String| Error::new(Code::ProtocolInvalid, "fact", message);
     let mut value = serde_json::to_value(fact).map_err(|e| invalid(e.to_string()))?;
     match value
         .as_object_mut()
         .and_then(|object| object.remove("kind"))
     {
-        Some(serde_json::Value::String(kind)) => Ok((kind, value.to_string())),
+        Some(Value::String(kind)) => Ok((kind, value)),
         _ => Err(invalid("has no kind".to_owned())),
     }
 }

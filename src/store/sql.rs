@@ -2,6 +2,7 @@
 
 use crate::domain::run_state::RunState;
 use crate::domain::{Code, Error, Result, RunId, SweepId};
+use crate::protocol::api::Event;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, Params, Row, ffi};
 use serde::de::DeserializeOwned;
@@ -79,15 +80,26 @@ impl<'a> View<'a> {
 }
 
 /// The writing side, within one transaction. It reads as well, and sees what it wrote.
-pub struct Tx<'a>(View<'a>);
+pub struct Tx<'a> {
+    view: View<'a>,
+    /// What happened in it, in order; told once it is durable.
+    pub(super) events: RefCell<Vec<Event>>,
+}
 
 impl<'a> Tx<'a> {
     pub(super) fn new(conn: &'a Connection, path: &'a Path) -> Self {
-        Self(View::new(conn, path))
+        Self {
+            view: View::new(conn, path),
+            events: RefCell::default(),
+        }
     }
 
-    pub(super) fn into_broken(self) -> Option<Error> {
-        self.0.broken.into_inner()
+    /// The events of the transaction, where the database is sound.
+    pub(super) fn into_events(self) -> Result<Vec<Event>> {
+        match self.view.broken.into_inner() {
+            Some(broken) => Err(broken),
+            None => Ok(self.events.into_inner()),
+        }
     }
 
     /// Runs a statement and says how many rows it changed.
@@ -113,8 +125,10 @@ impl<'a> Tx<'a> {
     /// error.
     pub(super) fn whole<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.execute("SAVEPOINT whole", [])?;
+        let events = self.events.borrow().len();
         let done = work();
         if done.is_err() {
+            self.events.borrow_mut().truncate(events);
             self.execute("ROLLBACK TO whole", [])?;
         }
         self.execute("RELEASE whole", [])?;
@@ -132,7 +146,7 @@ impl<'a> Deref for Tx<'a> {
     type Target = View<'a>;
 
     fn deref(&self) -> &View<'a> {
-        &self.0
+        &self.view
     }
 }
 
@@ -222,7 +236,16 @@ impl<T: DeserializeOwned> FromSql for Json<T> {
 /// A value as the JSON of a column. The types that are stored are maps and lists with
 /// text as keys, which always have a JSON form.
 pub(super) fn json(value: &impl serde::Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| Error::new(Code::Internal, "json", e))
+    serde_json::to_string(value).map_err(not_json)
+}
+
+/// As [`json`], not written yet.
+pub(super) fn value(value: &impl serde::Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(value).map_err(not_json)
+}
+
+fn not_json(e: serde_json::Error) -> Error {
+    Error::new(Code::Internal, "json", e)
 }
 
 impl ToSql for RunState {

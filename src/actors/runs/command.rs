@@ -28,7 +28,6 @@ impl Handler<Submission> for Runs {
             let (new, mut config) = resolve(submit)?;
             write(&store, move |tx| {
                 let done = tx.submit(&new, key.as_deref(), now_millis())?;
-                let mut events = Vec::new();
                 if done.new {
                     if config.output.as_os_str().is_empty() {
                         // The number makes it unique, which names need not be.
@@ -36,23 +35,17 @@ impl Handler<Submission> for Runs {
                         config.output = state_dir.join("runs").join(folder);
                         tx.set_toml(done.run, &config.to_toml()?)?;
                     }
-                    own(
-                        tx,
-                        done.run,
-                        "run_queued",
-                        &format!("queued as run {}", done.run),
-                        &mut events,
-                    )?;
+                    let message = format!("queued as run {}", done.run);
+                    own(tx, done.run, "run_queued", &message)?;
                 }
-                Ok((tx.run(done.run)?, done.new, events))
+                Ok((tx.run(done.run)?, done.new))
             })
             .await
         };
         Box::pin(queued.into_actor(self).map(|queued, this, ctx| {
-            let (run, new, events) = queued?;
-            this.announce(events);
+            let queued = queued?;
             this.schedule(ctx);
-            Ok((run, new))
+            Ok(queued)
         }))
     }
 }

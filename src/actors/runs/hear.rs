@@ -8,8 +8,7 @@ use crate::domain::run_state::{Report, RunState};
 use crate::domain::worker_end::WorkerEnd;
 use crate::domain::{Error, Result, RunId};
 use crate::protocol::Fact;
-use crate::protocol::api::Event;
-use crate::store::{Failure, Recorded, Tx};
+use crate::store::{Failure, Tx};
 use crate::supervise::Context;
 use crate::system::clock::now_millis;
 use actix::prelude::*;
@@ -72,21 +71,18 @@ impl Runs {
             loop {
                 let items = kept.clone();
                 let done = write(&store, move |tx| {
-                    let mut events = Vec::new();
-                    for item in items.iter() {
-                        store_item(tx, item, leaving, &mut events)?;
-                    }
-                    Ok(events)
+                    items
+                        .iter()
+                        .try_for_each(|item| store_item(tx, item, leaving))
                 });
                 match done.await {
-                    Ok(events) => return events,
+                    Ok(()) => return,
                     Err(error) => tracing::error!("what workers say cannot be stored yet: {error}"),
                 }
                 tokio::time::sleep(AGAIN).await;
             }
         };
-        ctx.wait(written.into_actor(self).map(move |events, this, ctx| {
-            this.announce(events);
+        ctx.wait(written.into_actor(self).map(move |(), this, ctx| {
             for item in items.iter() {
                 if let Heard::Spawned(process) = &item.heard.heard {
                     if let Some(worker) = this.workers.get_mut(&item.heard.run) {
@@ -144,7 +140,7 @@ impl Runs {
     }
 }
 
-fn store_item(tx: &Tx<'_>, item: &Item, leaving: bool, events: &mut Vec<Event>) -> Result<()> {
+fn store_item(tx: &Tx<'_>, item: &Item, leaving: bool) -> Result<()> {
     let (run, life, now) = (item.heard.run, item.heard.life, now_millis());
     match &item.heard.heard {
         Heard::Spawned(process) => tx.set_worker(run, life, process).map(|_| ()),
@@ -160,14 +156,9 @@ fn store_item(tx: &Tx<'_>, item: &Item, leaving: bool, events: &mut Vec<Event>) 
                     run,
                     "suspended",
                     "saved; it goes on when the daemon is back",
-                    events,
                 );
             }
             match tx.record(run, life, frame, now) {
-                Ok(Recorded::Stored(at, _)) => {
-                    events.push(Event::of_fact(at.id, Some(run), at.seq, now, &frame.fact));
-                    Ok(())
-                }
                 Ok(_) => Ok(()),
                 // A worker that says what cannot be must not hold up the others.
                 Err(error) if error.code.is_of_the_disk() => Err(error),
@@ -177,7 +168,7 @@ fn store_item(tx: &Tx<'_>, item: &Item, leaving: bool, events: &mut Vec<Event>) 
                 }
             }
         }
-        Heard::Ended(end) => store_end(tx, run, end, item.again, leaving, events),
+        Heard::Ended(end) => store_end(tx, run, end, item.again, leaving),
     }
 }
 
@@ -187,7 +178,6 @@ fn store_end(
     end: &WorkerEnd,
     again: Option<Duration>,
     leaving: bool,
-    events: &mut Vec<Event>,
 ) -> Result<()> {
     let now = now_millis();
     let WorkerEnd::Lost(error) = end else {
@@ -201,18 +191,14 @@ fn store_end(
         .unanswered()
         .is_some_and(|command| command.ends());
     if !(leaving || told) && again.is_none() {
-        return give_up(tx, run, error, events);
+        return give_up(tx, run, error);
     }
     let _ = tx.apply(run, Report::Lost, now)?;
     match tx.run(run)?.state {
-        state if state.has_ended() => own(tx, run, state.as_str(), "before it had begun", events),
-        RunState::Queued if leaving => own(
-            tx,
-            run,
-            "suspended",
-            "it goes on when the daemon is back",
-            events,
-        ),
+        state if state.has_ended() => own(tx, run, state.as_str(), "before it had begun"),
+        RunState::Queued if leaving => {
+            own(tx, run, "suspended", "it goes on when the daemon is back")
+        }
         RunState::Queued => {
             let wait = again.unwrap_or_default().as_secs();
             own(
@@ -220,7 +206,6 @@ fn store_end(
                 run,
                 "worker_lost",
                 &format!("{error}; it goes on in {wait} s"),
-                events,
             )
         }
         _ => own(
@@ -228,13 +213,12 @@ fn store_end(
             run,
             "worker_lost",
             &format!("{error}; it waits to be resumed"),
-            events,
         ),
     }
 }
 
 /// Fails a run whose workers were lost too often.
-fn give_up(tx: &Tx<'_>, run: RunId, error: &Error, events: &mut Vec<Event>) -> Result<()> {
+fn give_up(tx: &Tx<'_>, run: RunId, error: &Error) -> Result<()> {
     let now = now_millis();
     let error = error
         .clone()
@@ -245,24 +229,12 @@ fn give_up(tx: &Tx<'_>, run: RunId, error: &Error, events: &mut Vec<Event>) -> R
     };
     let _ = tx.fail_run(run, &failed, now)?;
     let fact = Fact::failed(tx.run(run)?.progress.step, &error);
-    let mut event = Event::of_fact(0, Some(run), None, now, &fact);
-    let at = tx.append(Some(run), &event.kind, &event.fields, now)?;
-    (event.id, event.seq) = (at.id, at.seq);
-    events.push(event);
-    Ok(())
+    tx.append_fact(run, &fact, now).map(|_| ())
 }
 
 /// An event of the daemon itself.
-pub(super) fn own(
-    tx: &Tx<'_>,
-    run: RunId,
-    kind: &str,
-    message: &str,
-    events: &mut Vec<Event>,
-) -> Result<()> {
-    let now = now_millis();
+pub(super) fn own(tx: &Tx<'_>, run: RunId, kind: &str, message: &str) -> Result<()> {
     let fields = json!({ "message": message });
-    let at = tx.append(Some(run), kind, &fields, now)?;
-    events.push(Event::new(at.id, Some(run), at.seq, now, kind, fields));
-    Ok(())
+    tx.append(Some(run), kind, &fields, now_millis())
+        .map(|_| ())
 }

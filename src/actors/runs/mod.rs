@@ -17,7 +17,6 @@ use super::store::{StoreRef, write};
 use super::trainer::{FromTrainer, Tell, Trainer};
 use crate::config::daemon::DaemonConfig;
 use crate::domain::{Process, RunId};
-use crate::protocol::api::Event;
 use crate::store::{Retention, Tx};
 use crate::supervise::Context;
 use crate::system::clock::now_millis;
@@ -26,14 +25,10 @@ use futures_util::StreamExt;
 use leftover::Leftover;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Events that a reader of the live stream may be behind before it is sent back to the
-/// store: some MiB.
-const LIVE: usize = 4096;
 /// Facts that are stored in one transaction.
 const AT_ONCE: usize = 256;
 /// How often the queue and the leftover processes are looked at, besides whenever
@@ -48,7 +43,6 @@ pub struct Runs {
     store: StoreRef,
     config: DaemonConfig,
     state_dir: PathBuf,
-    live: broadcast::Sender<Arc<Event>>,
     /// What every trainer gets a clone of.
     to_me: mpsc::Sender<FromTrainer>,
     from_trainers: Option<mpsc::Receiver<FromTrainer>>,
@@ -76,18 +70,12 @@ struct Worker {
 
 impl Runs {
     /// A supervisor that finds its runs in `store`.
-    pub fn new(
-        store: StoreRef,
-        config: DaemonConfig,
-        state_dir: PathBuf,
-        live: broadcast::Sender<Arc<Event>>,
-    ) -> Self {
+    pub fn new(store: StoreRef, config: DaemonConfig, state_dir: PathBuf) -> Self {
         let (to_me, from_trainers) = Trainer::queue();
         Self {
             store,
             config,
             state_dir,
-            live,
             to_me,
             from_trainers: Some(from_trainers),
             workers: BTreeMap::new(),
@@ -96,18 +84,6 @@ impl Runs {
             not_before: BTreeMap::new(),
             scheduling: false,
             leaving: None,
-        }
-    }
-
-    /// The stream of events as they become durable.
-    pub fn live() -> broadcast::Sender<Arc<Event>> {
-        broadcast::Sender::new(LIVE)
-    }
-
-    /// Nobody needs to listen.
-    fn announce(&self, events: Vec<Event>) {
-        for event in events {
-            let _ = self.live.send(Arc::new(event));
         }
     }
 

@@ -147,3 +147,38 @@ fn pruning_goes_in_pieces() {
         [5_000, 5_000, 1_999, 0]
     );
 }
+
+/// Whoever listens hears what is durable, in order, and nothing else: not what a failed
+/// transaction appended, and not the part of one that was taken back.
+#[test]
+fn what_is_told_is_what_is_durable() {
+    let (_dir, mut store) = fresh();
+    let run = submit(&mut store, "a");
+    let mut told = Vec::new();
+    store
+        .write_and_tell(
+            |tx| {
+                tx.append(Some(run), "first", &serde_json::json!({ "n": 1 }), 5)?;
+                let unknown = tx.whole(|| {
+                    tx.append(Some(run), "taken back", &(), 5)?;
+                    tx.append(Some(RunId(77)), "x", &(), 5)
+                });
+                assert_eq!(unknown.unwrap_err().code, Code::NotFound);
+                tx.append(None, "second", &(), 6)
+            },
+            |event| told.push(event),
+        )
+        .unwrap();
+    let failed = store.write_and_tell(
+        |tx| {
+            tx.append(None, "lost", &(), 7)?;
+            tx.run(RunId(77))
+        },
+        |event| panic!("{event:?}"),
+    );
+    assert_eq!(failed.unwrap_err().code, Code::NotFound);
+    let lines: Vec<_> = told.iter().map(|e| (e.id, e.kind.as_str())).collect();
+    assert_eq!(lines, [(1, "first"), (2, "second")]);
+    assert_eq!(told[0].fields["n"], 1);
+    assert_eq!(ids(&store.view().events(0, None, 9).unwrap()), [1, 2]);
+}
