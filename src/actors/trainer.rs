@@ -214,6 +214,7 @@ impl Trainer {
             Fact::Paused { .. } => self.paused = true,
             Fact::Resumed { .. } => self.paused = false,
             Fact::RunCompleted(_) => self.remains.said = Some(Said::Completed),
+            Fact::EarlyStopped(_) => self.remains.said = Some(Said::EarlyStopped),
             Fact::Stopped(_) => self.remains.said = Some(Said::Stopped),
             Fact::Aborted(_) => self.remains.said = Some(Said::Aborted),
             Fact::RunFailed { code, message, .. } => {

@@ -1,6 +1,7 @@
 //! `run.toml`: everything that decides a run's result.
 
 use super::file::ConfigFile;
+use crate::domain::measure::Measure;
 use crate::domain::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 /// Tables of their own parts: see the types' modules.
 pub use crate::activations::ActivationSettings;
 pub use crate::data::TokenSettings;
+pub use crate::domain::early_stopping::EarlyStopping;
 pub use crate::domain::schedule::Schedule;
 pub use crate::sae::{OptimSpec, SaeSpec};
 
@@ -47,6 +49,9 @@ pub struct RunConfig {
     /// `[eval]`
     #[serde(default)]
     pub eval: EvalTable,
+    /// `[early_stopping]`; without it a run does all its steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
 }
 
 /// `[model]`: the language model and where to look into it.
@@ -217,7 +222,30 @@ impl RunConfig {
         self.sae.validate().map_err(|e| locate("sae", e))?;
         self.optimizer
             .validate()
-            .map_err(|e| locate("optimizer", e))
+            .map_err(|e| locate("optimizer", e))?;
+        let Some(rule) = &self.early_stopping else {
+            return Ok(());
+        };
+        rule.validate().map_err(|e| locate("early_stopping", e))?;
+        self.check_measured(rule, file)
+    }
+
+    /// That what `rule` looks at is measured while the run trains.
+    fn check_measured(&self, rule: &EarlyStopping, file: &ConfigFile) -> Result<()> {
+        if rule.metric == Measure::Loss {
+            let message = "loss is that of a training batch, which is no measure of a run \
+                           under way: choose one on held-out text, e.g. ce_recovered";
+            return Err(file.invalid("early_stopping.metric", message));
+        }
+        let key = if self.eval.every == 0 {
+            "eval.every"
+        } else if self.data.holdout == 0.0 {
+            "data.holdout"
+        } else {
+            return Ok(());
+        };
+        let message = "is 0, but [early_stopping] needs measures on held-out text";
+        Err(file.invalid(key, message))
     }
 
     /// The hook point that the autoencoder at `hook` reconstructs: itself, or for a

@@ -1,9 +1,11 @@
 //! Pure types and state machines. No I/O and no clock stands here.
 
 mod device_name;
+pub mod early_stopping;
 pub mod error;
 pub mod gpu;
 pub mod ids;
+pub mod measure;
 pub mod micro_batch;
 mod process;
 pub mod random;

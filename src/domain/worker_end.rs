@@ -28,6 +28,8 @@ pub struct Remains {
 pub enum Said {
     /// All steps are done.
     Completed,
+    /// Early stopping ended it.
+    EarlyStopped,
     /// It saved and ended.
     Stopped,
     /// It ended without saving.
@@ -99,6 +101,7 @@ impl WorkerEnd {
     pub fn report(&self) -> Report {
         match self {
             WorkerEnd::Said(Said::Completed) => Report::Completed,
+            WorkerEnd::Said(Said::EarlyStopped) => Report::EarlyStopped,
             WorkerEnd::Said(Said::Stopped) => Report::Stopped,
             WorkerEnd::Said(Said::Aborted) => Report::Aborted,
             WorkerEnd::Said(Said::Failed { .. }) => Report::Failed,

@@ -1,6 +1,7 @@
 //! The facts of a run. One JSON object each; `--json` prints them a line each.
 
 use crate::domain::Error;
+use crate::domain::measure::Measure;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -106,6 +107,9 @@ pub enum Fact {
     },
     /// The last fact of a run that did all its steps.
     RunCompleted(Ending),
+    /// The last fact of a run whose early stopping ended it before its last step. It is
+    /// saved, measured and exported like one that did all of them.
+    EarlyStopped(EarlyStop),
     /// The last fact of a run that was told to stop; it can be resumed.
     Stopped(Ending),
     /// The last fact of a run that was told to abort.
@@ -129,6 +133,16 @@ impl Fact {
             code: error.code.as_str().to_owned(),
             message: error.to_string(),
         }
+    }
+}
+
+impl EarlyStop {
+    /// The reason in words.
+    pub fn why(&self) -> String {
+        format!(
+            "{} was best at step {} ({:.4}) and no better in {} measurements since",
+            self.metric, self.best_step, self.best, self.patience
+        )
     }
 }
 
@@ -205,6 +219,24 @@ pub struct Validation {
     pub sites: Vec<SiteValidation>,
 }
 
+impl Validation {
+    /// The mean of `measure` over the hook points; none unless it is known of each.
+    pub fn mean(&self, measure: Measure) -> Option<f64> {
+        let of = |site: &SiteValidation| match measure {
+            Measure::CeRecovered => site.ce_recovered,
+            Measure::CeRecoveredMean => site.ce_recovered_mean,
+            Measure::CeSae => Some(site.ce_sae),
+            Measure::ExplainedVariance => Some(site.explained_variance),
+            Measure::Cosine => Some(site.cosine),
+            Measure::L0 => Some(site.l0),
+            Measure::Loss => None,
+        };
+        let sum: f64 = self.sites.iter().map(of).sum::<Option<f64>>()?;
+        let mean = sum / self.sites.len() as f64;
+        mean.is_finite().then_some(mean)
+    }
+}
+
 /// One SAE's measures on held-out text. What is not finite (a diverged SAE) is null.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SiteValidation {
@@ -278,4 +310,33 @@ pub struct Ending {
     pub checkpoint: Option<PathBuf>,
     /// Peak resident memory of the process, bytes.
     pub peak_memory: Option<u64>,
+    /// Measures on held-out text after the last step, where they were taken.
+    #[serde(default)]
+    pub validation: Option<Validation>,
+}
+
+impl Ending {
+    /// The mean of `measure` over the hook points, where it is known.
+    pub fn measure(&self, measure: Measure) -> Option<f64> {
+        match measure {
+            Measure::Loss => self.loss.filter(|loss| loss.is_finite()),
+            _ => self.validation.as_ref()?.mean(measure),
+        }
+    }
+}
+
+/// How a run ended early.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EarlyStop {
+    /// As of any run.
+    #[serde(flatten)]
+    pub ending: Ending,
+    /// What no longer became better.
+    pub metric: Measure,
+    /// Its best value.
+    pub best: f64,
+    /// The step of the best value.
+    pub best_step: u64,
+    /// Measurements since, none of which was better.
+    pub patience: u64,
 }

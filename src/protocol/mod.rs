@@ -9,7 +9,7 @@ mod nullable;
 pub mod wire;
 
 pub use fact::{
-    Ending, Fact, Frame, OutOfMemory, SiteStep, SiteValidation, Stage, Step, Validation,
+    EarlyStop, Ending, Fact, Frame, OutOfMemory, SiteStep, SiteValidation, Stage, Step, Validation,
 };
 
 use serde::{Deserialize, Serialize};

@@ -264,6 +264,7 @@ mod tests {
             folder: PathBuf::new(),
             checkpoint: None,
             peak_memory: None,
+            validation: None,
         };
         let html = render(&Page {
             name: "<script>alert(1)</script>",

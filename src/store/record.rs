@@ -31,6 +31,7 @@ fn report_of(fact: &Fact) -> Report {
         Fact::Paused { .. } => Report::Paused,
         Fact::Resumed { .. } => Report::Resumed,
         Fact::RunCompleted(_) => Report::Completed,
+        Fact::EarlyStopped(_) => Report::EarlyStopped,
         Fact::Stopped(_) => Report::Stopped,
         Fact::Aborted(_) => Report::Aborted,
         Fact::RunFailed { .. } => Report::Failed,
@@ -114,6 +115,7 @@ impl Tx<'_> {
             Fact::RunCompleted(ending) | Fact::Stopped(ending) | Fact::Aborted(ending) => {
                 self.keep_ending(run, ending, now)
             }
+            Fact::EarlyStopped(stop) => self.keep_ending(run, &stop.ending, now),
             Fact::RunFailed { code, message, .. } => {
                 let sql = "UPDATE runs SET error_code = ?2, error_message = ?3 WHERE id = ?1";
                 self.execute(sql, (run, code, message)).map(|_| ())

@@ -20,6 +20,12 @@ const FREE: &[&str] = &[
     "checkpoints.keep_last",
     "eval.every",
     "eval.contexts",
+    // It decides where the run ends and nothing before that.
+    "early_stopping",
+    "early_stopping.metric",
+    "early_stopping.mode",
+    "early_stopping.patience",
+    "early_stopping.min_delta",
 ];
 
 /// Keys that set the length: changing them is allowed and worth a word.

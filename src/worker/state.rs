@@ -4,6 +4,7 @@ use super::site::Site;
 use crate::activations::Cursor;
 use crate::checkpoint::{Checkpoint, Snapshot};
 use crate::device::sae::SaeOps;
+use crate::domain::early_stopping::Stopper;
 use crate::domain::{Code, Error, Result};
 use crate::sae::{Dtype, StateTensor};
 use crate::tensorfile::TensorOut;
@@ -26,6 +27,9 @@ pub struct State {
     pub data: String,
     /// Loss of the last step.
     pub loss: Option<f64>,
+    /// What early stopping has seen.
+    #[serde(default)]
+    pub early: Option<Stopper>,
 }
 
 impl State {

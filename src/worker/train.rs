@@ -13,6 +13,7 @@ use super::state::{self, State};
 use crate::config::NonFinitePolicy;
 use crate::device::lm::LmOps;
 use crate::device::sae::SaeOps;
+use crate::domain::early_stopping::Stopper;
 use crate::domain::micro_batch::{AfterOom, MicroBatch};
 use crate::domain::{Code, Error, Result};
 use crate::eval::Measured;
@@ -38,15 +39,26 @@ where
     context.progress(Stage::LoadingModel, 1, Some(1))?;
     let pipeline = Pipeline::new(device, &lm, job, &prepared, context)?;
     let mut run = Run::begin(device, job, prepared, pipeline, context)?;
-    match run.steps(context)? {
-        Wish::Abort => context.send(Fact::Aborted(run.ending(context))),
-        Wish::Stop => context.send(Fact::Stopped(run.ending(context))),
-        Wish::Continue | Wish::Checkpoint => {
-            finish::finish(&mut run, context)?;
-            context.send(Fact::RunCompleted(run.ending(context)));
-        }
-    }
+    let last = match run.steps(context)? {
+        End::Aborted => Fact::Aborted(run.ending(context)),
+        End::Stopped => Fact::Stopped(run.ending(context)),
+        end @ (End::Completed | End::Early) => finish::finish(&mut run, end, context)?,
+    };
+    context.send(last);
     Ok(())
+}
+
+/// Why the steps of a run are over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All are done.
+    Completed,
+    /// Going on is not worth it.
+    Early,
+    /// It was told to save and end.
+    Stopped,
+    /// It was told to end.
+    Aborted,
 }
 
 /// A run under way.
@@ -101,7 +113,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
             ..e
         })?;
         let mut sites = pipeline.sites(start.is_none(), context)?;
-        let state = match &start {
+        let mut state = match &start {
             None => State {
                 step: 0,
                 skipped: 0,
@@ -109,6 +121,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
                 cursor: pipeline.source.cursor(),
                 data: tokens.key().to_owned(),
                 loss: None,
+                early: None,
             },
             Some(start) => {
                 let state = state::restore(device, &mut sites, &start.checkpoint)?;
@@ -117,6 +130,8 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
                 state
             }
         };
+        let rule = job.config.early_stopping.as_ref();
+        state.early = rule.map(|rule| Stopper::resume(state.early, rule));
         let checkpoint = start.map(|s| s.checkpoint.path().to_owned());
         let metrics = Metrics::open(&folder.path, state.step)?;
         let buffer =
@@ -154,17 +169,23 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
     }
 
     /// Runs the steps that are left.
-    fn steps(&mut self, context: &mut Context<'_>) -> Result<Wish> {
+    fn steps(&mut self, context: &mut Context<'_>) -> Result<End> {
         loop {
             let wish = context.obey();
             if wish == Wish::Abort {
-                return Ok(wish);
+                return Ok(End::Aborted);
             }
             if wish == Wish::Stop || wish == Wish::Checkpoint {
                 self.save(context)?;
             }
-            if wish == Wish::Stop || self.state.step >= self.steps {
-                return Ok(wish);
+            if wish == Wish::Stop {
+                return Ok(End::Stopped);
+            }
+            if self.state.step >= self.steps {
+                return Ok(End::Completed);
+            }
+            if self.is_spent() {
+                return Ok(End::Early);
             }
             self.step(context)?;
             let due = |every: u64| every > 0 && self.state.step.is_multiple_of(every);
@@ -174,11 +195,28 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
             );
             if measure {
                 self.measure(context)?;
+                self.observe();
             }
             if save {
                 self.save(context)?;
             }
         }
+    }
+
+    /// Shows early stopping what was measured after this step.
+    fn observe(&mut self) {
+        let (rule, step) = (&self.job.config.early_stopping, self.state.step);
+        let measured = self.validation.as_ref().filter(|v| v.step == step);
+        if let (Some(rule), Some(stopper), Some(measured)) = (rule, &mut self.state.early, measured)
+        {
+            stopper.observe(rule, step, measured.mean(rule.metric));
+        }
+    }
+
+    fn is_spent(&self) -> bool {
+        let rule = self.job.config.early_stopping.as_ref();
+        rule.zip(self.state.early)
+            .is_some_and(|(rule, stopper)| stopper.is_spent(rule))
     }
 
     fn step(&mut self, context: &mut Context<'_>) -> Result<()> {
@@ -390,6 +428,10 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
             folder: self.folder.path.clone(),
             checkpoint: self.checkpoint.clone(),
             peak_memory: memory::peak(),
+            validation: self
+                .validation
+                .clone()
+                .filter(|v| v.step == self.state.step),
         }
     }
 }

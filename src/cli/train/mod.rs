@@ -94,9 +94,9 @@ pub fn train(args: TrainArgs) -> Result<ExitCode> {
     })?;
     result?;
     match ended {
-        Some(Ended::Completed(ending, validation)) => {
+        Some(Ended::Well(ending, early)) => {
             if mode == Mode::Person {
-                summary::print(&ending, validation.as_ref());
+                summary::print(&ending, early.as_ref());
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -115,12 +115,13 @@ pub fn train(args: TrainArgs) -> Result<ExitCode> {
 }
 
 enum Ended {
-    Completed(Ending, Option<crate::protocol::Validation>),
+    /// With the words of early stopping, where that ended it.
+    Well(Ending, Option<String>),
     Stopped(Ending),
 }
 
 fn watch(listener: &Listener, screen: &mut Screen, signals: &Signals) -> Option<Ended> {
-    let (mut ended, mut validation) = (None, None);
+    let mut ended = None;
     loop {
         let frame = match listener.next(Duration::from_millis(200)) {
             Next::Frame(frame) => frame,
@@ -130,8 +131,11 @@ fn watch(listener: &Listener, screen: &mut Screen, signals: &Signals) -> Option<
         screen.show(&frame);
         match frame.fact {
             Fact::RunStarted { .. } => signals.training_began(),
-            Fact::Validation(v) => validation = Some(v),
-            Fact::RunCompleted(ending) => ended = Some(Ended::Completed(ending, validation.take())),
+            Fact::RunCompleted(ending) => ended = Some(Ended::Well(ending, None)),
+            Fact::EarlyStopped(stop) => {
+                let why = stop.why();
+                ended = Some(Ended::Well(stop.ending, Some(why)));
+            }
             Fact::Stopped(ending) | Fact::Aborted(ending) => ended = Some(Ended::Stopped(ending)),
             _ => {}
         }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 /// Prints what was trained, how good it is, and where it lies.
-pub fn print(ending: &Ending, validation: Option<&Validation>) {
+pub fn print(ending: &Ending, early: Option<&String>) {
     let mut text = format!(
         "\n{} steps, {} tokens in {}",
         thousands(ending.step),
@@ -25,7 +25,13 @@ pub fn print(ending: &Ending, validation: Option<&Validation>) {
         let _ = write!(text, "; peak memory {} MiB", bytes >> 20);
     }
     text.push('\n');
-    if let Some(validation) = validation {
+    if let Some(why) = early {
+        let _ = writeln!(
+            text,
+            "ended early: {why}; to go on: --resume --set early_stopping.patience=N"
+        );
+    }
+    if let Some(validation) = &ending.validation {
         let _ = writeln!(
             text,
             "On {} tokens of held-out text:\n{}",
