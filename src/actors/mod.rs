@@ -4,3 +4,4 @@
 pub mod runs;
 pub mod store;
 pub mod trainer;
+pub mod worker;

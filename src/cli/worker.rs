@@ -8,7 +8,7 @@
 use super::signals::Signals;
 use crate::config::RunConfig;
 use crate::domain::{Code, Error, Result};
-use crate::protocol::wire::{self, Start, Up};
+use crate::protocol::wire::{self, Begin, Start, Up};
 use crate::protocol::{Command, Fact, VERSION};
 use crate::worker::link::{Listener, Next, WorkerLink, link};
 use crate::worker::{self, Job, Resume};
@@ -26,10 +26,11 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 pub fn worker() -> Result<ExitCode> {
     make_expendable();
     let mut input = BufReader::new(std::io::stdin());
-    let start: Start = wire::read_line(&mut input)?.ok_or_else(|| {
+    let begin: Begin = wire::read_line(&mut input)?.ok_or_else(|| {
         Error::new(Code::ProtocolInvalid, "worker", "was told nothing")
             .hint("it is started by the daemon; to run in the foreground use backpropd train")
     })?;
+    let Begin::Train(start) = begin;
     let job = job(&start)?;
     let (worker, listener) = link(&job.config.name);
     let signals = Signals::catch(&listener)?;

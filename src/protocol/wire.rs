@@ -1,6 +1,6 @@
 //! Lines of JSON between a worker process and whoever started it.
 //!
-//! The parent writes a [`Start`] and then [`Command`](super::Command)s to the worker's
+//! The parent writes a [`Begin`] and then [`Command`](super::Command)s to the worker's
 //! standard input; the worker writes [`Up`]s to its standard output. The end of standard
 //! input means that the parent is gone.
 
@@ -14,8 +14,15 @@ use std::io::{BufRead, Read, Write};
 /// validation some 10 KiB for each hook point.
 pub const MAX_LINE: usize = 1 << 20;
 
-/// The first line to a worker: what it is to do, from the run folder's newest valid
-/// checkpoint on, where it has one.
+/// The first line to a worker: what it is to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "work")]
+pub enum Begin {
+    /// Train.
+    Train(Start),
+}
+
+/// A run to train, from its folder's newest valid checkpoint on, where it has one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Start {
     /// [`super::VERSION`].
@@ -28,12 +35,12 @@ pub struct Start {
     pub threads: usize,
 }
 
-/// A line from a worker.
+/// A line from a worker whose facts are of the type `F`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Up {
+pub enum Up<F = Frame> {
     /// A fact.
-    Frame(Box<Frame>),
+    Frame(Box<F>),
     /// That the process is there, about once a second.
     Heartbeat {
         /// Grows whenever the run loop goes round; one that stands still is hung.
@@ -106,7 +113,7 @@ mod tests {
         }
         let mut from = &bytes[..];
         for up in ups {
-            assert_eq!(read_line(&mut from).unwrap(), Some(up));
+            assert_eq!(read_line::<Up>(&mut from).unwrap(), Some(up));
         }
         assert_eq!(read_line::<Up>(&mut from).unwrap(), None);
     }
