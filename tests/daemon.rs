@@ -3,117 +3,14 @@
 
 mod common;
 
+use common::daemon::{Daemon, kill};
 use common::{Fixture, backpropd, until};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Output, Stdio};
 use std::time::Duration;
-
-/// A daemon with a state folder of its own beside a [`Fixture`].
-struct Daemon<'a> {
-    fixture: &'a Fixture,
-    child: Child,
-}
-
-impl<'a> Daemon<'a> {
-    fn start(fixture: &'a Fixture) -> Self {
-        Self::start_with(fixture, &[])
-    }
-
-    fn start_with(fixture: &'a Fixture, settings: &[(&str, &str)]) -> Self {
-        let child = Self::command(fixture)
-            .envs(settings.iter().copied())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let daemon = Self { fixture, child };
-        until("the daemon answers", || {
-            daemon.ctl(&["status"]).status.success().then_some(())
-        });
-        daemon
-    }
-
-    fn command(fixture: &Fixture) -> std::process::Command {
-        let mut command = backpropd();
-        command
-            .arg("daemon")
-            .env("BACKPROPD_DAEMON__STATE_DIR", fixture.path("state"))
-            .env("BACKPROPD_CONTROL__SOCKET", fixture.path("socket"))
-            .env("BACKPROPD_WORKERS__THREADS", "1")
-            .env("BACKPROPD_CACHE", fixture.path("token-cache"))
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.fixture.path("socket")
-    }
-
-    fn ctl(&self, args: &[&str]) -> Output {
-        backpropd()
-            .current_dir(self.fixture.dir.path())
-            .args(["ctl", "--socket"])
-            .arg(self.socket())
-            .args(args)
-            .output()
-            .unwrap()
-    }
-
-    fn json(&self, args: &[&str]) -> Value {
-        let output = self.ctl(&[args, &["--json"]].concat());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{args:?}: {said}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn submit(&self, out: &str, more: &[&str]) -> u64 {
-        let output = format!("output={out}");
-        let run = self.json(&[&["submit", "run.toml", "--set", &output], more].concat());
-        run["id"].as_u64().unwrap()
-    }
-
-    fn show(&self, run: u64) -> Value {
-        self.json(&["show", &run.to_string()])
-    }
-
-    /// Waits for `state`.
-    fn reaches(&self, run: u64, state: &str) -> Value {
-        until(state, || {
-            let shown = self.show(run);
-            assert_ne!(shown["state"], "failed", "{shown}");
-            (shown["state"] == state).then_some(shown)
-        })
-    }
-
-    /// Waits until a worker other than `not` has done `step` steps, and returns its pid.
-    fn trains(&self, run: u64, step: u64, not: Option<i32>) -> i32 {
-        until("steps", || {
-            let shown = self.show(run);
-            let pid = shown["pid"].as_i64()? as i32;
-            let far = shown["step"].as_u64()? >= step && shown["state"] == "running";
-            (far && Some(pid) != not).then_some(pid)
-        })
-    }
-
-    fn signal(mut self, signal: Signal) -> std::process::ExitStatus {
-        kill(self.child.id() as i32, signal);
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Daemon<'_> {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn kill(pid: i32, signal: Signal) {
-    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-}
 
 /// Slow enough that a test can do something to it meanwhile.
 fn long() -> Fixture {

@@ -3,9 +3,14 @@
 
 mod answer;
 mod events;
+mod extract;
+mod follow;
 mod listen;
+mod openapi;
 mod router;
+mod runs;
 mod serve;
+mod service;
 mod view;
 
 pub use listen::bind;

@@ -2,6 +2,7 @@
 //! at all, costs a connection for some seconds and nothing else.
 
 use super::answer::Failed;
+use super::extract::too_large;
 use crate::domain::{Code, Error};
 use axum::Router;
 use axum::extract::Request;
@@ -59,13 +60,7 @@ async fn limits(request: Request, next: Next) -> Response {
     let length = request.headers().get(CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > MAX_BODY as u64) {
-        let message = format!("is longer than {MAX_BODY} bytes");
-        return Failed(Error::new(
-            Code::RequestTooLarge,
-            "the request's body",
-            message,
-        ))
-        .into_response();
+        return Failed(too_large()).into_response();
     }
     let about = request.uri().path().to_owned();
     match tokio::time::timeout(PATIENCE, next.run(request)).await {

@@ -3,12 +3,13 @@
 use super::Fact;
 use crate::domain::run_state::RunState;
 use crate::domain::{Code, Error, RunId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 /// `POST /v1/runs`: a run.toml to queue.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Submit {
     /// The text of run.toml.
@@ -35,7 +36,7 @@ fn run_toml() -> String {
 }
 
 /// A run as the daemon knows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunView {
     /// 1, 2, 3, …, never used again.
     pub id: RunId,
@@ -74,7 +75,7 @@ pub struct RunView {
 }
 
 /// `GET /v1/status`: the daemon at a glance.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Of the program.
     pub version: String,
@@ -96,8 +97,15 @@ pub struct Status {
     pub down: Vec<Down>,
 }
 
+/// `POST /v1/shutdown`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Leaving {
+    /// That the daemon saves all runs and ends.
+    pub leaving: bool,
+}
+
 /// A part of the daemon that is not at work.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Down {
     /// Its name.
     pub actor: String,
@@ -108,7 +116,7 @@ pub struct Down {
 }
 
 /// What a command did, as `POST /v1/runs/{id}/pause` and its like answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Acknowledged {
     /// Whether anything changes; a command that was given before changes nothing.
     pub changed: bool,
@@ -119,7 +127,7 @@ pub struct Acknowledged {
 }
 
 /// An event of the daemon's log.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// [`super::VERSION`].
     pub v: u32,
@@ -172,7 +180,7 @@ impl Event {
 }
 
 /// An error as `application/problem+json` (RFC 9457).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// The stable code.
     pub code: String,

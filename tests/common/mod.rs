@@ -1,6 +1,8 @@
 //! A small real run for tests: a tiny random Llama, a generated text, the real binary.
 #![allow(dead_code)] // every test binary uses a part of it
 
+pub mod daemon;
+
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

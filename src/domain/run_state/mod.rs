@@ -30,6 +30,7 @@ mod transition;
 
 pub use transition::{Answer, Command, Input, Refusal, Report, Why};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -37,7 +38,9 @@ use std::str::FromStr;
 macro_rules! states {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
         /// Where a run stands.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema,
+        )]
         #[serde(rename_all = "snake_case")]
         pub enum RunState { $($(#[$doc])* $name,)* }
 

@@ -1,0 +1,93 @@
+//! Routes of the events.
+
+use super::answer::{Failed, documented};
+use super::events;
+use super::extract::{Named, Params};
+use super::openapi::about;
+use super::router::Daemon;
+use super::runs::OneRun;
+use crate::domain::RunId;
+use crate::protocol::api::Event;
+use aide::axum::ApiRouter;
+use aide::axum::routing::get_with;
+use aide::generate::GenContext;
+use aide::openapi::{Operation, Response as Documented};
+use aide::operation::OperationOutput;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::sse::{KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// The routes.
+pub fn routes() -> ApiRouter<Daemon> {
+    ApiRouter::new()
+        .api_route(
+            "/v1/events",
+            get_with(all, about("Events of all runs, as they happen")),
+        )
+        .api_route(
+            "/v1/runs/{id}/events",
+            get_with(of_run, about("Events of one run, until it ends")),
+        )
+}
+
+/// Which events.
+#[derive(Deserialize, JsonSchema)]
+struct Since {
+    /// Those after the event with this id, 0 for all that are kept; absent, only those to
+    /// come. The header `Last-Event-ID` goes first.
+    since: Option<u64>,
+}
+
+/// A stream of events: each has its id, its kind, and its JSON as data.
+struct Stream(Response);
+
+impl IntoResponse for Stream {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
+impl OperationOutput for Stream {
+    type Inner = Event;
+
+    fn inferred_responses(
+        ctx: &mut GenContext,
+        _: &mut Operation,
+    ) -> Vec<(Option<u16>, Documented)> {
+        vec![(Some(200), documented::<Event>(ctx, "text/event-stream"))]
+    }
+}
+
+async fn of_run(
+    State(daemon): State<Daemon>,
+    Named(one): Named<OneRun>,
+    Params(since): Params<Since>,
+    headers: HeaderMap,
+) -> Result<Stream, Failed> {
+    let run = one.id()?;
+    follow(daemon, Some(run), since, &headers).await
+}
+
+async fn all(
+    State(daemon): State<Daemon>,
+    Params(since): Params<Since>,
+    headers: HeaderMap,
+) -> Result<Stream, Failed> {
+    follow(daemon, None, since, &headers).await
+}
+
+async fn follow(
+    daemon: Daemon,
+    run: Option<RunId>,
+    since: Since,
+    headers: &HeaderMap,
+) -> Result<Stream, Failed> {
+    let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let after = header.and_then(|id| id.parse().ok()).or(since.since);
+    let events = events::stream(daemon.store, &daemon.live, run, after).await?;
+    let events = Sse::new(events).keep_alive(KeepAlive::default());
+    Ok(Stream(events.into_response()))
+}

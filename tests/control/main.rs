@@ -1,0 +1,6 @@
+//! The control surface as a client finds it, through the real binary.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod document;
