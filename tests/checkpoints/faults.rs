@@ -86,6 +86,9 @@ fn fail_at(victim: usize, errno: i32) -> bool {
     reached
 }
 
+/// The gate stands for a disk: it sees every call and can fail the n-th.
+///
+/// behaviour: double-11
 #[test]
 fn an_error_at_any_call_of_a_save_loses_nothing() {
     for errno in [EIO, ENOSPC, EINTR] {

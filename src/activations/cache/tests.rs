@@ -209,6 +209,9 @@ fn open_or_build_writes_what_is_missing_and_nothing_else() {
     assert_eq!(found, batches(&mut live(6), 9).unwrap());
 }
 
+/// Also one of another width.
+///
+/// behaviour: train-07
 #[test]
 fn a_cache_of_something_else_is_refused_by_what_differs() {
     let dir = cache(CacheDtype::F32);

@@ -3,6 +3,7 @@
 mod folding;
 mod gradients;
 mod safety;
+mod shapes;
 mod training;
 
 use super::spec::{JumpRelu, Pool, SaeSpec, Sparsity, TopK, Variant};
