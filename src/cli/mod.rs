@@ -1,5 +1,6 @@
 //! The command line: arguments to calls, errors to one line and an exit status.
 
+mod bench_daemon;
 mod bench_lm;
 mod bench_step;
 mod capture;
@@ -41,6 +42,7 @@ enum Command {
 /// Measure this machine on the work of a run
 #[derive(Subcommand)]
 enum Bench {
+    Daemon(bench_daemon::DaemonArgs),
     Lm(bench_lm::LmArgs),
     Step(bench_step::StepArgs),
 }
@@ -53,6 +55,9 @@ pub fn main() -> ExitCode {
         Command::Daemon(args) => daemon::daemon(args),
         Command::Ctl(args) => ctl::ctl(args),
         Command::Worker => worker::worker(),
+        Command::Bench(Bench::Daemon(args)) => {
+            bench_daemon::daemon(&args).map(|()| ExitCode::SUCCESS)
+        }
         Command::Bench(Bench::Lm(args)) => bench_lm::lm(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Step(args)) => bench_step::step(&args).map(|()| ExitCode::SUCCESS),
     };
