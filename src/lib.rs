@@ -15,6 +15,7 @@ pub mod device;
 pub mod domain;
 pub mod eval;
 pub mod gpu;
+pub mod handlers;
 pub mod lm;
 pub mod protocol;
 pub mod report;

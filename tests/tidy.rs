@@ -29,7 +29,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("report", &["protocol"]),
     // run.toml embeds the settings of the parts that it configures.
-    ("config", &["activations", "data", "domain", "sae"]),
+    (
+        "config",
+        &["activations", "data", "domain", "protocol", "sae"],
+    ),
+    ("handlers", &["domain", "protocol"]),
     (
         "worker",
         &[
@@ -58,6 +62,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "config",
             "domain",
             "gpu",
+            "handlers",
             "protocol",
             "store",
             "supervise",
@@ -86,6 +91,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "data",
             "device",
             "domain",
+            "handlers",
             "lm",
             "protocol",
             "report",

@@ -1,6 +1,8 @@
 //! The actors of the daemon. They decide and delegate; what they drive knows nothing of
 //! them.
 
+pub mod handlers;
+pub mod reporter;
 pub mod runs;
 pub mod store;
 pub mod trainer;

@@ -1,17 +1,22 @@
 //! `backpropd daemon`: the service.
 
+use crate::actors::handlers::{self, Drain, Handlers, OverControl};
+use crate::actors::reporter::{self, Reporter, report};
 use crate::actors::runs::{Leave, Runs};
-use crate::actors::store::{self, StoreActor};
+use crate::actors::store::{self, StoreActor, StoreRef};
 use crate::config::daemon::DaemonConfig;
 use crate::control::{self, Daemon};
 use crate::domain::{Code, Error, Result};
+use crate::handlers::{Host, Kinds};
+use crate::protocol::DaemonFact;
 use crate::store::Store;
-use crate::supervise::{Child, Notice, Supervisor};
+use crate::supervise::{Child, ChildRef, Notice, Supervisor};
 use crate::system::clock::now_millis;
 use crate::system::{files, log};
 use actix::System;
 use clap::Args;
 use sd_notify::NotifyState;
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,7 +38,7 @@ pub struct DaemonArgs {
 }
 
 /// Runs the command.
-pub fn daemon(args: DaemonArgs) -> Result<ExitCode> {
+pub fn daemon(args: DaemonArgs, kinds: Kinds) -> Result<ExitCode> {
     let since = Instant::now();
     let config = DaemonConfig::read(args.config.as_deref())?;
     log::start(
@@ -55,13 +60,16 @@ pub fn daemon(args: DaemonArgs) -> Result<ExitCode> {
     let mode = config.control.mode().unwrap_or(0o660);
     let listener = control::bind(&socket, mode)?;
     let system = System::new();
-    let served = system.block_on(serve(config, state_dir, store, listener, since, &socket));
+    let served = system.block_on(serve(
+        config, kinds, state_dir, store, listener, since, &socket,
+    ));
     let _ = std::fs::remove_file(&socket);
     served.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve(
     config: DaemonConfig,
+    kinds: Kinds,
     state_dir: PathBuf,
     store: Store,
     listener: UnixListener,
@@ -74,7 +82,7 @@ async fn serve(
         config.workers.limit,
         config.workers.stop() + Duration::from_secs(10),
     );
-    let mut tree = Supervisor::new("daemon").on_notice(note);
+    let mut tree = Supervisor::new("daemon");
     // The first generation takes the store that was opened to check it.
     let (folder, open, told) = (state_dir.clone(), Mutex::new(Some(store)), live.clone());
     let store = move || {
@@ -86,17 +94,38 @@ async fn serve(
             .own_thread()
             .mailbox(store::MAILBOX),
     );
+    let reporter = reporter(&store, &mut tree);
+    tree = tree.on_notice(note(reporter.clone()));
+    let configured = config.handlers.clone();
+    let over_control = OverControl::from(&config.events);
     let parts = (store.clone(), config, state_dir.clone());
     let runs = move || {
         let (store, config, state_dir) = parts.clone();
         Runs::new(store, config, state_dir)
     };
     let runs = tree.add(Child::new("runs", runs));
+    let parts = handlers::Parts {
+        store: store.clone(),
+        live: live.clone(),
+        reporter,
+        kinds,
+        host: Host {
+            folder: state_dir.clone(),
+            socket: std::path::absolute(socket).map_err(|e| internal("socket", e))?,
+            orders: handlers::orders(runs.clone()),
+        },
+        configured,
+        over_control,
+    };
+    parts.check()?;
+    let handlers = move || Handlers::new(parts.clone());
+    let handlers = tree.add(Child::new("handlers", handlers).own_thread());
     let down = |e| Error::new(Code::Internal, "supervisor", e);
     let tree = tree.start().await.map_err(down)?;
     let (leave, mut left) = mpsc::channel(1);
     let app = control::router(Daemon {
         runs: runs.clone(),
+        handlers: handlers.clone(),
         store,
         tree: tree.clone(),
         live,
@@ -131,6 +160,9 @@ async fn serve(
         _ = interrupt.recv() => tracing::warn!("SIGINT again: not waiting for workers"),
     }
     server.abort();
+    if let Err(error) = handlers.send(Drain).await {
+        tracing::warn!("{error}");
+    }
     if let Err(error) = tree.shut_down().await {
         tracing::warn!("{error}");
     }
@@ -138,13 +170,34 @@ async fn serve(
     Ok(())
 }
 
-/// Logs what happens to the parts of the daemon.
-fn note(notice: Notice) {
-    match notice {
-        Notice::Failed { child, cause, .. } => tracing::error!("{child} failed: {cause}"),
+fn reporter(store: &StoreRef, tree: &mut Supervisor) -> ChildRef<Reporter> {
+    let store = store.clone();
+    let child = Child::new("reporter", move || Reporter::new(store.clone()));
+    tree.add(child.mailbox(reporter::MAILBOX))
+}
+
+/// Logs what happens to the parts of the daemon, and has it stored.
+fn note(reporter: ChildRef<Reporter>) -> impl Fn(Notice) + Send {
+    let causes = Mutex::new(BTreeMap::new());
+    move |notice| match notice {
+        Notice::Failed { child, cause, .. } => {
+            tracing::error!("{child} failed: {cause}");
+            let mut causes = causes.lock().unwrap_or_else(PoisonError::into_inner);
+            causes.insert(child, cause.to_string());
+        }
         Notice::Restarted {
             child, restarts, ..
-        } => tracing::warn!("{child} was restarted, {restarts} times so far"),
+        } => {
+            tracing::warn!("{child} was restarted, {restarts} times so far");
+            let mut causes = causes.lock().unwrap_or_else(PoisonError::into_inner);
+            let cause = causes.remove(&child).unwrap_or_default();
+            let fact = DaemonFact::ActorRestarted {
+                actor: child,
+                restarts,
+                cause,
+            };
+            report(&reporter, fact);
+        }
         Notice::Quarantined { child, first, .. } => {
             tracing::error!("{child} failed too often and stays down; it began with: {first}");
         }

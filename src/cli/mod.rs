@@ -11,6 +11,7 @@ mod worker;
 
 use crate::ctl::{self, CtlArgs};
 use crate::domain::Error;
+use crate::handlers::Kinds;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -49,10 +50,15 @@ enum Bench {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    main_with(Kinds::builtin())
+}
+
+/// As [`main()`], for a program with kinds of event handlers of its own.
+pub fn main_with(kinds: Kinds) -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::train(args),
         Command::Capture(args) => capture::capture(args).map(|()| ExitCode::SUCCESS),
-        Command::Daemon(args) => daemon::daemon(args),
+        Command::Daemon(args) => daemon::daemon(args, kinds),
         Command::Ctl(args) => ctl::ctl(args),
         Command::Worker => worker::worker(),
         Command::Bench(Bench::Daemon(args)) => {

@@ -2,6 +2,7 @@
 
 use super::file::ConfigFile;
 use crate::domain::{Code, DeviceName, Error, Result};
+use crate::protocol::handlers::HandlerSpec;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +22,9 @@ pub struct DaemonConfig {
     pub workers: WorkersTable,
     /// `[events]`
     pub events: EventsTable,
+    /// `[[handlers]]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub handlers: Vec<HandlerSpec>,
     /// `[log]`
     pub log: LogTable,
 }
@@ -94,11 +98,19 @@ impl Default for WorkersTable {
 pub struct EventsTable {
     /// Events that are kept for `events?since=`; older ones are forgotten.
     pub keep: u64,
+    /// Whether handlers of kind `exec` may be added over the control socket.
+    pub exec_over_control: bool,
+    /// Whether webhooks that are added over the control socket may reach private addresses.
+    pub private_over_control: bool,
 }
 
 impl Default for EventsTable {
     fn default() -> Self {
-        Self { keep: 1_000_000 }
+        Self {
+            keep: 1_000_000,
+            exec_over_control: false,
+            private_over_control: false,
+        }
     }
 }
 
@@ -151,8 +163,11 @@ impl DaemonConfig {
             Some((key, value.into_string().ok()?))
         });
         let file = ConfigFile::layered(path, "BACKPROPD", variables.collect())?;
-        let config: Self = file.decode()?;
+        let mut config: Self = file.decode()?;
         config.validate(&file)?;
+        for (n, handler) in config.handlers.iter_mut().enumerate() {
+            handler.origin = file.place(&format!("handlers[{n}]"));
+        }
         Ok(config)
     }
 
@@ -167,6 +182,16 @@ impl DaemonConfig {
         ] {
             if value == 0 {
                 return Err(file.invalid(key, "must be at least 1"));
+            }
+        }
+        for (n, handler) in self.handlers.iter().enumerate() {
+            handler
+                .check()
+                .map_err(|(key, message)| file.invalid(&format!("handlers[{n}].{key}"), message))?;
+            let earlier = &self.handlers[..n];
+            if earlier.iter().any(|other| other.name == handler.name) {
+                let message = format!("{:?} is the name of another handler", handler.name);
+                return Err(file.invalid(&format!("handlers[{n}].name"), message));
             }
         }
         if self.control.mode().is_none() {
@@ -306,6 +331,18 @@ mod tests {
             ("[worker]\n", &[], ":1: worker"),
             ("", &[("BACKPROPD_WORKERS__LIMIT", "many")], "workers.limit"),
             ("", &[("BACKPROPD_WORKERS__LIMITS", "1")], "workers.limits"),
+            ("[[handlers]]\nname = \"a\"\n", &[], ":1: handlers[0].kind"),
+            (
+                "[[handlers]]\nname = \"a\"\nkind = \"log\"\n\n[[handlers]]\nkind = \"log\"\n\
+                 name = \"a\"\n",
+                &[],
+                ":7: handlers[1].name",
+            ),
+            (
+                "[[handlers]]\nname = \"a\"\nkind = \"log\"\nevents = [\"run_complete\"]\n",
+                &[],
+                ":4: handlers[0].events",
+            ),
         ] {
             let error = read(text, variables).unwrap_err();
             assert_eq!(error.code, Code::ConfigInvalid);

@@ -97,11 +97,15 @@ impl ConfigFile {
 
     /// An error about `key` (dotted), with the line where it stands if it does.
     pub fn invalid(&self, key: &str, message: impl std::fmt::Display) -> Error {
-        let about = match line_of(&self.text, key) {
+        Error::new(Code::ConfigInvalid, self.place(key), message)
+    }
+
+    /// `key` (dotted) with the file, and the line where it stands if it does.
+    pub fn place(&self, key: &str) -> String {
+        match line_of(&self.text, key) {
             Some(line) => format!("{}:{line}: {key}", self.name),
             None => format!("{}: {key}", self.name),
-        };
-        Error::new(Code::ConfigInvalid, about, message)
+        }
     }
 }
 
@@ -144,16 +148,28 @@ fn line_at(text: &str, byte: usize) -> usize {
         .count()
 }
 
-/// The line on which the dotted `key` is set; for a missing key, that of its table.
+/// The line on which the dotted `key` is set; for a missing key, that of its table. Tables of
+/// an array are counted: `handlers[1].name`.
 fn line_of(text: &str, key: &str) -> Option<usize> {
     let clean = |s: &str| s.trim().trim_matches('"').to_owned();
-    let key = key.split('[').next().unwrap_or(key);
+    let is_array = |name: &str| text.lines().any(|l| clean_header(l) == Some((name, true)));
+    // An index that is no table's is that of a value within its line.
+    let key = match key.split_once('[') {
+        Some((array, _)) if !is_array(array) => array,
+        _ => key,
+    };
     let parent = key.rsplit_once('.').map_or("", |(p, _)| p);
     let (mut section, mut parent_line) = (String::new(), None);
+    let mut seen: HashMap<String, usize> = HashMap::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
-        if let Some(header) = line.strip_prefix('[') {
-            section = clean(header.trim_start_matches('[').split(']').next()?);
+        if let Some((name, array)) = clean_header(line) {
+            section = name.to_owned();
+            if array {
+                let count = seen.entry(section.clone()).or_default();
+                section = format!("{section}[{count}]");
+                *count += 1;
+            }
             if section == key {
                 return Some(index + 1);
             }
@@ -167,12 +183,26 @@ fn line_of(text: &str, key: &str) -> Option<usize> {
             } else {
                 format!("{section}.{name}")
             };
-            if full == key {
+            // Also where the error is about an item of it.
+            if full == key
+                || key
+                    .strip_prefix(&full)
+                    .is_some_and(|rest| rest.starts_with('['))
+            {
                 return Some(index + 1);
             }
         }
     }
     parent_line
+}
+
+/// The name in a table's header, and whether the table is one of an array.
+fn clean_header(line: &str) -> Option<(&str, bool)> {
+    let line = line.trim();
+    let inner = line.strip_prefix('[')?;
+    let array = inner.starts_with('[');
+    let name = inner.trim_start_matches('[').split(']').next()?;
+    Some((name.trim().trim_matches('"'), array))
 }
 
 #[cfg(test)]

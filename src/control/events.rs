@@ -1,7 +1,6 @@
 //! Events as server-sent events: first what the store has, then what happens, without a
 //! hole between the two.
 
-use super::view;
 use crate::actors::store::{Live, StoreRef, read};
 use crate::domain::{Result, RunId};
 use crate::protocol::api::Event;
@@ -113,7 +112,7 @@ impl Reader {
             self.ready
                 .push_back(Event::new(last, None, None, 0, "gap", json!(gap)));
         }
-        self.ready.extend(page.events.into_iter().map(view::event));
+        self.ready.extend(page.events.into_iter().map(Event::from));
         if self.ready.is_empty() {
             self.last = page.next;
         }

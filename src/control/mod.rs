@@ -5,6 +5,7 @@ mod answer;
 mod events;
 mod extract;
 mod follow;
+mod handlers;
 mod listen;
 mod openapi;
 mod router;

@@ -28,7 +28,8 @@
 use super::answer::Failed;
 use super::openapi::{self, about};
 use super::serve::MAX_BODY;
-use super::{follow, runs, service};
+use super::{follow, handlers, runs, service};
+use crate::actors::handlers::Handlers;
 use crate::actors::runs::Runs;
 use crate::actors::store::{Live, StoreRef};
 use crate::domain::{Code, Error};
@@ -47,6 +48,8 @@ use tokio::sync::mpsc;
 pub struct Daemon {
     /// The runs.
     pub runs: ChildRef<Runs>,
+    /// The event handlers.
+    pub handlers: ChildRef<Handlers>,
     /// The database.
     pub store: StoreRef,
     /// The supervisor of both.
@@ -69,6 +72,7 @@ pub fn router(daemon: Daemon) -> Router {
         .merge(service::routes())
         .merge(runs::routes())
         .merge(follow::routes())
+        .merge(handlers::routes())
         .api_route("/v1/openapi.json", document);
     openapi::finish(routes)
         .fallback(nothing)

@@ -1,8 +1,7 @@
 //! Runs as the store knows them, as clients see them.
 
-use crate::protocol::api::{Event, Problem, RunView};
+use crate::protocol::api::{Problem, RunView};
 use crate::store;
-use serde_json::Value;
 use std::path::PathBuf;
 
 /// A run for a client.
@@ -45,18 +44,4 @@ fn eta(run: &store::Run) -> Option<f64> {
     let left = progress.steps?.saturating_sub(progress.step) as f64;
     let rate = progress.tokens_per_second.filter(|rate| *rate > 0.0)?;
     Some(left * tokens_a_step / rate)
-}
-
-/// An event for a client.
-pub fn event(event: store::Event) -> Event {
-    // What the store holds was written as an object.
-    let fields: Value = serde_json::from_str(&event.payload).unwrap_or_default();
-    Event::new(
-        event.id,
-        event.run,
-        event.seq,
-        event.at,
-        &event.kind,
-        fields,
-    )
 }

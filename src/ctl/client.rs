@@ -56,6 +56,23 @@ impl Client {
         self.call("POST", path, body.into())
     }
 
+    /// `PUT path` with `body` as JSON.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let body = serde_json::to_vec(body).map_err(|e| self.strange(&e))?;
+        self.call("PUT", path, body.into())
+    }
+
+    /// `DELETE path`.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.call("DELETE", path, Bytes::new())
+    }
+
     /// Reads the events of the stream at `path` until `each` breaks or the daemon ends it.
     /// With `after` those that follow this id.
     ///

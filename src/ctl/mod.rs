@@ -2,6 +2,7 @@
 //! training.
 
 mod client;
+mod handlers;
 mod render;
 mod submit;
 mod watch;
@@ -53,6 +54,8 @@ enum Verb {
     Abort(One),
     /// Run again what failed or was aborted, from its newest checkpoint
     Retry(One),
+    /// Event handlers: what is done with events
+    Handlers(handlers::HandlersArgs),
     /// Save all runs and end the daemon
     Shutdown,
 }
@@ -105,6 +108,7 @@ pub fn ctl(args: CtlArgs) -> Result<ExitCode> {
         Verb::Stop(one) => session.command(&one.run, "stop")?,
         Verb::Abort(one) => session.command(&one.run, "abort")?,
         Verb::Retry(one) => session.command(&one.run, "retry")?,
+        Verb::Handlers(args) => handlers::handlers(&session, args)?,
         Verb::Shutdown => {
             let said: serde_json::Value = session.client.post("/v1/shutdown", &())?;
             session.print(&said, |_| "the daemon saves all runs and ends\n".to_owned());

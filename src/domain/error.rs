@@ -109,6 +109,12 @@ codes! {
     WorkerLost = "worker-lost", 88;
     /// A worker process showed no sign of work and was killed.
     WorkerHung = "worker-hung", 89;
+    /// An event handler that could not handle an event.
+    HandlerFailed = "handler-failed", 91;
+    /// An event handler of that name exists already.
+    HandlerExists = "handler-exists", 92;
+    /// A webhook leads to an address that it must not reach.
+    AddressRefused = "address-refused", 93;
     /// A defect of this program.
     Internal = "internal", 99;
 }

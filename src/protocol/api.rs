@@ -1,9 +1,11 @@
 //! What travels over the control socket: requests, answers, problems.
 
-use super::Fact;
+use super::{DaemonFact, Fact};
+use crate::domain::gpu::GpuFact;
 use crate::domain::run_state::RunState;
 use crate::domain::{Code, Error, RunId};
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -173,6 +175,20 @@ impl Event {
 
     /// The worker's fact that this event is, where it is one.
     pub fn fact(&self) -> Option<Fact> {
+        self.payload()
+    }
+
+    /// The daemon's own fact that this event is, where it is one.
+    pub fn daemon_fact(&self) -> Option<DaemonFact> {
+        self.payload()
+    }
+
+    /// The GPU monitor's fact that this event is, where it is one.
+    pub fn gpu_fact(&self) -> Option<GpuFact> {
+        self.payload()
+    }
+
+    fn payload<T: DeserializeOwned>(&self) -> Option<T> {
         let mut fields = self.fields.clone();
         fields.insert("kind".into(), self.kind.clone().into());
         serde_json::from_value(Value::Object(fields)).ok()
@@ -200,7 +216,9 @@ impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
         let (status, retryable) = match error.code {
             Code::NotFound => (404, false),
-            Code::NotPossible | Code::RunExists | Code::RunBusy => (409, false),
+            Code::NotPossible | Code::RunExists | Code::RunBusy | Code::HandlerExists => {
+                (409, false)
+            }
             Code::RequestTooLarge => (413, false),
             Code::DaemonUnavailable => (503, true),
             Code::DiskFull => (507, true),

@@ -5,12 +5,16 @@
 
 pub mod api;
 mod fact;
+pub mod handlers;
+pub mod kinds;
 mod nullable;
+mod own;
 pub mod wire;
 
 pub use fact::{
     EarlyStop, Ending, Fact, Frame, OutOfMemory, SiteStep, SiteValidation, Stage, Step, Validation,
 };
+pub use own::DaemonFact;
 
 use serde::{Deserialize, Serialize};
 

@@ -25,6 +25,17 @@ pub struct Event {
     pub payload: String,
 }
 
+impl From<Event> for api::Event {
+    fn from(event: Event) -> Self {
+        // What the store holds was written as an object.
+        let fields: Value = serde_json::from_str(&event.payload).unwrap_or_default();
+        let Event {
+            id, run, seq, at, ..
+        } = event;
+        Self::new(id, run, seq, at, &event.kind, fields)
+    }
+}
+
 /// Where an event has its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {

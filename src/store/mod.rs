@@ -27,6 +27,7 @@
 
 mod assets;
 mod events;
+mod handlers;
 mod metrics;
 mod open;
 mod progress;
@@ -39,6 +40,7 @@ mod sweeps;
 
 pub use assets::{Asset, AssetKind};
 pub use events::{Appended, Event, Gap, Page, Retention};
+pub use handlers::StoredHandler;
 pub use metrics::{MetricPoint, MetricQuery};
 pub use open::{DATABASE, Opened};
 pub use progress::Progress;

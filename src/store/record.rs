@@ -7,6 +7,7 @@ use super::{Appended, MetricPoint, Millis, Progress, Tx};
 use crate::domain::run_state::{Answer, Refusal, Report, RunState};
 use crate::domain::{Code, Error, Result, RunId};
 use crate::protocol::{Ending, Fact, Frame};
+use serde::Serialize;
 use serde_json::Value;
 
 /// What came of a worker's fact.
@@ -66,13 +67,19 @@ impl Tx<'_> {
         self.whole(|| self.record_new(run, frame, now))
     }
 
-    /// Stores a fact that the daemon states in a worker's place, as [`Tx::append`] does.
+    /// Stores a fact of the daemon's own, or one that it states in a worker's place, as
+    /// [`Tx::append`] does.
     ///
     /// # Errors
     /// `not-found`.
-    pub fn append_fact(&self, run: RunId, fact: &Fact, now: Millis) -> Result<Appended> {
+    pub fn append_fact(
+        &self,
+        run: Option<RunId>,
+        fact: &impl Serialize,
+        now: Millis,
+    ) -> Result<Appended> {
         let (kind, payload) = event_of(fact)?;
-        self.append_value(Some(run), &kind, payload, now)
+        self.append_value(run, &kind, payload, now)
     }
 
     fn record_new(&self, run: RunId, frame: &Frame, now: Millis) -> Result<Recorded> {
@@ -139,7 +146,7 @@ impl Tx<'_> {
 }
 
 /// The kind of a fact and the rest of it.
-fn event_of(fact: &Fact) -> Result<(String, Value)> {
+fn event_of(fact: &impl Serialize) -> Result<(String, Value)> {
     let invalid = |message: String| Error::new(Code::ProtocolInvalid, "fact", message);
     let mut value = serde_json::to_value(fact).map_err(|e| invalid(e.to_string()))?;
     match value

@@ -20,12 +20,21 @@ impl<'a> Daemon<'a> {
         Self::start_with(fixture, &[])
     }
 
+    /// With the settings of the file `config`.
+    pub fn start_config(fixture: &'a Fixture, config: &std::path::Path) -> Self {
+        let mut command = Self::command(fixture);
+        command.arg("--config").arg(config);
+        Self::spawn(fixture, command)
+    }
+
     pub fn start_with(fixture: &'a Fixture, settings: &[(&str, &str)]) -> Self {
-        let child = Self::command(fixture)
-            .envs(settings.iter().copied())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut command = Self::command(fixture);
+        command.envs(settings.iter().copied());
+        Self::spawn(fixture, command)
+    }
+
+    fn spawn(fixture: &'a Fixture, mut command: std::process::Command) -> Self {
+        let child = command.stderr(Stdio::null()).spawn().unwrap();
         let daemon = Self { fixture, child };
         until("the daemon answers", || {
             daemon.ctl(&["status"]).status.success().then_some(())

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // every test binary uses a part of it
 
 pub mod daemon;
+pub mod recorder;
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader};

@@ -229,7 +229,7 @@ fn give_up(tx: &Tx<'_>, run: RunId, error: &Error) -> Result<()> {
     };
     let _ = tx.fail_run(run, &failed, now)?;
     let fact = Fact::failed(tx.run(run)?.progress.step, &error);
-    tx.append_fact(run, &fact, now).map(|_| ())
+    tx.append_fact(Some(run), &fact, now).map(|_| ())
 }
 
 /// An event of the daemon itself.

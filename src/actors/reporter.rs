@@ -1,0 +1,68 @@
+//! What the daemon has to say of itself, into the store, and from there to everybody.
+
+use super::store::{StoreRef, write};
+use crate::protocol::DaemonFact;
+use crate::supervise::{ChildRef, Context};
+use crate::system::clock::now_millis;
+use actix::prelude::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Facts that wait for the store. It is away for moments; one that fails again and again
+/// says little new.
+pub const MAILBOX: usize = 256;
+/// Between two attempts to write what could not be written.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Attempts: a fact is logged as well, and must not hold up all others for ever.
+const ATTEMPTS: u32 = 60;
+
+/// The actor.
+pub struct Reporter {
+    store: StoreRef,
+}
+
+impl Reporter {
+    /// A reporter that writes to `store`.
+    pub fn new(store: StoreRef) -> Self {
+        Self { store }
+    }
+}
+
+impl Actor for Reporter {
+    type Context = Context<Self>;
+}
+
+/// Store this fact, which is about no run.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Report(pub DaemonFact);
+
+impl Handler<Report> for Reporter {
+    type Result = ();
+
+    fn handle(&mut self, Report(fact): Report, ctx: &mut Self::Context) {
+        let (store, fact) = (self.store.clone(), Arc::new(fact));
+        let written = async move {
+            for _ in 0..ATTEMPTS {
+                let fact = fact.clone();
+                let done = write(&store, move |tx| {
+                    tx.append_fact(None, &*fact, now_millis()).map(|_| ())
+                });
+                match done.await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!("an event cannot be stored yet: {error}"),
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        // One after the other, in their order.
+        ctx.wait(written.into_actor(self));
+    }
+}
+
+/// Sends a fact on its way, from any thread. It was logged already.
+pub fn report(reporter: &ChildRef<Reporter>, fact: DaemonFact) {
+    if let Err(error) = reporter.try_send(Report(fact)) {
+        tracing::warn!("an event is not stored: {error}");
+    }
+}

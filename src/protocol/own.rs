@@ -1,0 +1,82 @@
+//! What the daemon itself says, beside what its workers and its GPU monitor say.
+
+use serde::{Deserialize, Serialize};
+
+/// A fact of the daemon's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum DaemonFact {
+    /// A run was submitted.
+    RunQueued {
+        /// One line.
+        message: String,
+    },
+    /// A run was saved because the daemon ends; it goes on with the next one.
+    Suspended {
+        /// One line.
+        message: String,
+    },
+    /// A worker process ended without a last word.
+    WorkerLost {
+        /// One line: why, and what follows.
+        message: String,
+    },
+    /// A run was stopped before it had begun: it has no ending to tell.
+    Stopped {
+        /// One line.
+        message: String,
+    },
+    /// A run was aborted before it had begun.
+    Aborted {
+        /// One line.
+        message: String,
+    },
+    /// An event handler failed, panicked, or missed its deadline.
+    HandlerFailed {
+        /// The handler's name.
+        handler: String,
+        /// The event that it worked on: its id.
+        event: Option<u64>,
+        /// … and its kind.
+        event_kind: Option<String>,
+        /// Why, in one line.
+        cause: String,
+        /// Milliseconds before it is restarted; none where it is not.
+        restart_in_ms: Option<u64>,
+    },
+    /// An event handler was started again.
+    HandlerRestarted {
+        /// The handler's name.
+        handler: String,
+        /// How often so far.
+        restarts: u64,
+    },
+    /// An event handler failed too often and stays down until it is released.
+    HandlerQuarantined {
+        /// The handler's name.
+        handler: String,
+        /// What began it.
+        first: String,
+    },
+    /// A part of the daemon failed and was started again.
+    ActorRestarted {
+        /// Its name.
+        actor: String,
+        /// How often so far.
+        restarts: u64,
+        /// Why, in one line.
+        cause: String,
+    },
+}
+
+impl DaemonFact {
+    /// The event handler that it is about.
+    pub fn handler(&self) -> Option<&str> {
+        match self {
+            DaemonFact::HandlerFailed { handler, .. }
+            | DaemonFact::HandlerRestarted { handler, .. }
+            | DaemonFact::HandlerQuarantined { handler, .. } => Some(handler),
+            _ => None,
+        }
+    }
+}

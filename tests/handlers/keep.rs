@@ -1,0 +1,111 @@
+//! What outlives a daemon, and what can be changed while it runs.
+
+use crate::bus::{Bus, record, spec};
+use backpropd::actors::handlers::{AddHandler, Configured, RemoveHandler, ReplaceHandler};
+use backpropd::domain::Code;
+use backpropd::protocol::handlers::HandlerSource;
+use backpropd::store::{NewRun, Store};
+use serde_json::json;
+
+#[test]
+fn what_matters_and_happens_while_nobody_listens_is_heard_later_and_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let specs = [record("a", &["*"])];
+    let bus = Bus::start(dir.path(), &specs);
+    bus.say(None, "warning");
+    bus.recorder.wait("a", "warning", 1);
+    bus.stop();
+    let (mut store, _) = Store::open(dir.path(), 0).unwrap();
+    let said = store.write(|tx| {
+        let run = tx.submit(&NewRun::new("a", ""), None, 0)?.run;
+        for kind in ["run_started", "step", "run_completed"] {
+            tx.append(Some(run), kind, &json!({}), 0)?;
+        }
+        Ok(())
+    });
+    said.unwrap();
+    drop(store);
+    let bus = Bus::start(dir.path(), &specs);
+    bus.say(None, "epoch");
+    bus.recorder.wait("a", "epoch", 1);
+    bus.recorder
+        .assert_order("a", &["run_started", "run_completed", "epoch"]);
+    bus.stop();
+    let bus = Bus::start(dir.path(), &specs);
+    bus.say(None, "warning");
+    bus.recorder.wait("a", "warning", 1);
+    bus.recorder.assert_order("a", &["warning"]);
+}
+
+/// behaviour: event-05, gpu-03
+#[test]
+fn handlers_are_added_replaced_and_removed_while_events_come_and_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = [record("file", &["epoch"])];
+    let bus = Bus::start(dir.path(), &file);
+    bus.tell(AddHandler(spec(&record("more", &["epoch"]))))
+        .unwrap();
+    bus.reaches("more", "running");
+    bus.say(None, "epoch");
+    bus.recorder.wait("more", "epoch", 1);
+
+    let refused = |result: backpropd::domain::Result<()>| result.unwrap_err().code;
+    let again = bus.tell(AddHandler(spec(&record("more", &[]))));
+    assert_eq!(refused(again), Code::HandlerExists);
+    for (bad, key) in [
+        (
+            json!({ "name": "x", "kind": "jsonl", "events": [] }),
+            "path",
+        ),
+        (
+            json!({ "name": "x", "kind": "jsonl", "path": "a", "paths": "b" }),
+            "paths",
+        ),
+        (json!({ "name": "x", "kind": "tape" }), "kind"),
+        (
+            json!({ "name": "x", "kind": "log", "events": ["steps"] }),
+            "events",
+        ),
+        (json!({ "name": "x y", "kind": "log" }), "name"),
+        (json!({ "name": "x", "kind": "log", "queue": 0 }), "queue"),
+    ] {
+        let error = bus.tell(AddHandler(spec(&bad))).unwrap_err();
+        assert_eq!(error.code, Code::ConfigInvalid);
+        assert!(error.to_string().contains(key), "{error}");
+    }
+    let of_file = bus.tell(RemoveHandler("file".into()));
+    assert_eq!(refused(of_file), Code::NotPossible);
+    assert_eq!(refused(bus.tell(RemoveHandler("x".into()))), Code::NotFound);
+
+    bus.tell(ReplaceHandler(spec(&record("more", &["warning"]))))
+        .unwrap();
+    bus.say(None, "epoch");
+    bus.say(None, "warning");
+    bus.recorder.wait("more", "warning", 1);
+    bus.recorder.wait("file", "epoch", 2);
+    assert_eq!(
+        bus.recorder.of("more", "epoch").len(),
+        1,
+        "the new set is used"
+    );
+    bus.stop();
+
+    let bus = Bus::start(dir.path(), &file);
+    let source = |name| bus.view(name).source;
+    assert_eq!(
+        (source("file"), source("more")),
+        (HandlerSource::File, HandlerSource::Added)
+    );
+    assert_eq!(bus.view("more").spec.events, ["warning"]);
+    // As a reload does: one of the file ends, another begins, the added one stays.
+    bus.tell(Configured(vec![spec(&record("new", &["epoch"]))]));
+    bus.reaches("new", "running");
+    bus.say(None, "epoch");
+    bus.recorder.wait("new", "epoch", 1);
+    assert_eq!(bus.recorder.of("file", "epoch").len(), 0);
+    bus.tell(RemoveHandler("more".into())).unwrap();
+    bus.say(None, "warning");
+    bus.stop();
+    let bus = Bus::start(dir.path(), &[]);
+    assert!(bus.views().is_empty());
+}
