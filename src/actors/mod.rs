@@ -1,7 +1,10 @@
 //! The actors of the daemon. They decide and delegate; what they drive knows nothing of
 //! them.
 
+pub mod assets;
+pub mod datasets;
 pub mod handlers;
+pub mod models;
 pub mod reporter;
 pub mod runs;
 pub mod store;

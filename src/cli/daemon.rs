@@ -1,9 +1,12 @@
 //! `backpropd daemon`: the service.
 
+use crate::actors::datasets::Datasets;
 use crate::actors::handlers::{self, Drain, Handlers, OverControl};
+use crate::actors::models::Models;
 use crate::actors::reporter::{self, Reporter, report};
 use crate::actors::runs::{Leave, Runs};
 use crate::actors::store::{self, StoreActor, StoreRef};
+use crate::actors::worker::Limits;
 use crate::config::daemon::DaemonConfig;
 use crate::control::{self, Daemon};
 use crate::domain::{Code, Error, Result};
@@ -98,6 +101,16 @@ async fn serve(
     tree = tree.on_notice(note(reporter.clone()));
     let configured = config.handlers.clone();
     let over_control = OverControl::from(&config.events);
+    let limits = Limits {
+        hang: config.workers.hang(),
+        stop: config.workers.stop(),
+    };
+    let parts = (store.clone(), state_dir.clone());
+    let models = move || Models::new(parts.0.clone(), &parts.1, limits);
+    let models = tree.add(Child::new("models", models));
+    let parts = (store.clone(), state_dir.clone());
+    let datasets = move || Datasets::new(parts.0.clone(), &parts.1, limits);
+    let datasets = tree.add(Child::new("datasets", datasets));
     let parts = (store.clone(), config, state_dir.clone());
     let runs = move || {
         let (store, config, state_dir) = parts.clone();
@@ -126,6 +139,8 @@ async fn serve(
     let app = control::router(Daemon {
         runs: runs.clone(),
         handlers: handlers.clone(),
+        models,
+        datasets,
         store,
         tree: tree.clone(),
         live,

@@ -1,5 +1,6 @@
 //! The command line: arguments to calls, errors to one line and an exit status.
 
+mod asset_worker;
 mod bench_daemon;
 mod bench_lm;
 mod bench_step;

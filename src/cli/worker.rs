@@ -5,6 +5,7 @@
 //! does on SIGTERM. Its last frame says how the run ended; its exit status is that of
 //! `train`.
 
+use super::asset_worker;
 use super::signals::Signals;
 use crate::config::RunConfig;
 use crate::domain::{Code, Error, Result};
@@ -30,7 +31,10 @@ pub fn worker() -> Result<ExitCode> {
         Error::new(Code::ProtocolInvalid, "worker", "was told nothing")
             .hint("it is started by the daemon; to run in the foreground use backpropd train")
     })?;
-    let Begin::Train(start) = begin;
+    let start = match begin {
+        Begin::Train(start) => start,
+        Begin::Asset(start) => return asset_worker::work(start, input),
+    };
     let job = job(&start)?;
     let (worker, listener) = link(&job.config.name);
     let signals = Signals::catch(&listener)?;

@@ -3,5 +3,7 @@
 pub mod daemon;
 mod file;
 mod run;
+mod tokens;
 
 pub use run::{CheckpointTable, EvalTable, ModelTable, NonFinitePolicy, RunConfig, TrainingTable};
+pub use tokens::TokenRequest;

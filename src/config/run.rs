@@ -1,6 +1,7 @@
 //! `run.toml`: everything that decides a run's result.
 
 use super::file::ConfigFile;
+use crate::domain::asset::AssetKind;
 use crate::domain::measure::Measure;
 use crate::domain::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -158,7 +159,9 @@ impl RunConfig {
     /// override that cannot be read.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
         let base = path.parent().unwrap_or(Path::new(""));
-        let mut config = Self::of(&ConfigFile::read(path, overrides)?, base)?;
+        let file = ConfigFile::read(path, overrides)?;
+        let mut config = Self::of(&file, base)?;
+        config.refuse_references(&file)?;
         if config.output.as_os_str().is_empty() {
             config.output = Path::new("runs").join(&config.name);
         }
@@ -177,14 +180,34 @@ impl RunConfig {
     fn of(file: &ConfigFile, base: &Path) -> Result<Self> {
         let mut config: Self = file.decode()?;
         config.validate(file)?;
-        config.model.path = base.join(&config.model.path);
+        if AssetKind::Model.reference(&config.model.path)?.is_none() {
+            config.model.path = base.join(&config.model.path);
+        }
         for path in &mut config.data.path.0 {
-            *path = base.join(&*path);
+            if AssetKind::Dataset.reference(path)?.is_none() {
+                *path = base.join(&*path);
+            }
         }
         if let Some(cache) = &mut config.activations.cache {
             *cache = base.join(&cache);
         }
         Ok(config)
+    }
+
+    /// Names of models and datasets mean something to a daemon only.
+    fn refuse_references(&self, file: &ConfigFile) -> Result<()> {
+        let model = (AssetKind::Model, "model.path", &self.model.path);
+        let data = self.data.path.0.iter();
+        let data = data.map(|path| (AssetKind::Dataset, "data.path", path));
+        for (kind, key, path) in std::iter::once(model).chain(data) {
+            if kind.reference(path)?.is_some() {
+                let message = format!("{} names a {kind} that a daemon knows", path.display());
+                return Err(file.invalid(key, message).hint(format_args!(
+                    "queue the run with `backpropd ctl submit`, or give the path of the {kind}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn validate(&self, file: &ConfigFile) -> Result<()> {

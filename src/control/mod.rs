@@ -2,11 +2,13 @@
 //! stream.
 
 mod answer;
+mod datasets;
 mod events;
 mod extract;
 mod follow;
 mod handlers;
 mod listen;
+mod models;
 mod openapi;
 mod router;
 mod runs;

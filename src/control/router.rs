@@ -28,8 +28,10 @@
 use super::answer::Failed;
 use super::openapi::{self, about};
 use super::serve::MAX_BODY;
-use super::{follow, handlers, runs, service};
+use super::{datasets, follow, handlers, models, runs, service};
+use crate::actors::datasets::Datasets;
 use crate::actors::handlers::Handlers;
+use crate::actors::models::Models;
 use crate::actors::runs::Runs;
 use crate::actors::store::{Live, StoreRef};
 use crate::domain::{Code, Error};
@@ -50,6 +52,10 @@ pub struct Daemon {
     pub runs: ChildRef<Runs>,
     /// The event handlers.
     pub handlers: ChildRef<Handlers>,
+    /// The models.
+    pub models: ChildRef<Models>,
+    /// The datasets.
+    pub datasets: ChildRef<Datasets>,
     /// The database.
     pub store: StoreRef,
     /// The supervisor of both.
@@ -73,6 +79,8 @@ pub fn router(daemon: Daemon) -> Router {
         .merge(runs::routes())
         .merge(follow::routes())
         .merge(handlers::routes())
+        .merge(models::routes())
+        .merge(datasets::routes())
         .api_route("/v1/openapi.json", document);
     openapi::finish(routes)
         .fallback(nothing)

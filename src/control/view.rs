@@ -1,7 +1,9 @@
 //! Runs as the store knows them, as clients see them.
 
 use crate::protocol::api::{Problem, RunView};
+use crate::protocol::asset::AssetView;
 use crate::store;
+use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 
 /// A run for a client.
@@ -44,4 +46,17 @@ fn eta(run: &store::Run) -> Option<f64> {
     let left = progress.steps?.saturating_sub(progress.step) as f64;
     let rate = progress.tokens_per_second.filter(|rate| *rate > 0.0)?;
     Some(left * tokens_a_step / rate)
+}
+
+/// A model or dataset for a client. What an earlier release wrote and this one cannot read is
+/// as if it were not known.
+pub fn asset<F: DeserializeOwned + Default>(asset: store::Asset) -> AssetView<F> {
+    AssetView {
+        name: asset.name,
+        path: asset.path.into(),
+        state: asset.state,
+        created_at: asset.created_at,
+        updated_at: asset.updated_at,
+        record: serde_json::from_value(asset.description).unwrap_or_default(),
+    }
 }

@@ -1,8 +1,11 @@
 //! `backpropd ctl VERB`: a client of the daemon. It knows the protocol and nothing of
 //! training.
 
+mod assets;
 mod client;
+mod datasets;
 mod handlers;
+mod models;
 mod render;
 mod submit;
 mod watch;
@@ -56,6 +59,10 @@ enum Verb {
     Retry(One),
     /// Event handlers: what is done with events
     Handlers(handlers::HandlersArgs),
+    /// Language models that runs may refer to by name
+    Models(models::ModelsArgs),
+    /// Datasets that runs may refer to by name
+    Datasets(datasets::DatasetsArgs),
     /// Save all runs and end the daemon
     Shutdown,
 }
@@ -109,6 +116,8 @@ pub fn ctl(args: CtlArgs) -> Result<ExitCode> {
         Verb::Abort(one) => session.command(&one.run, "abort")?,
         Verb::Retry(one) => session.command(&one.run, "retry")?,
         Verb::Handlers(args) => handlers::handlers(&session, args)?,
+        Verb::Models(args) => models::models(&session, args)?,
+        Verb::Datasets(args) => datasets::datasets(&session, args)?,
         Verb::Shutdown => {
             let said: serde_json::Value = session.client.post("/v1/shutdown", &())?;
             session.print(&said, |_| "the daemon saves all runs and ends\n".to_owned());

@@ -11,7 +11,7 @@ use crate::domain::{Code, Error, Result};
 use crate::system::files::create_dir;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Raised whenever the same input could give other contexts.
 const FORMAT: u32 = 1;
@@ -36,6 +36,7 @@ pub enum Progress<'a> {
 /// The contexts of a data set, on disk and memory-mapped.
 #[derive(Debug)]
 pub struct TokenSet {
+    path: PathBuf,
     store: Store,
     split: Split,
     key: String,
@@ -77,7 +78,14 @@ impl TokenSet {
         let _lock = lock(cache, progress)?;
         let open = |reused| -> Result<Self> {
             let store = Store::open(&path, &key)?;
-            Ok(Self::new(store, &key, &layout, settings.holdout, reused))
+            Ok(Self::new(
+                &path,
+                store,
+                &key,
+                &layout,
+                settings.holdout,
+                reused,
+            ))
         };
         if path.exists() {
             match open(true) {
@@ -106,10 +114,18 @@ impl TokenSet {
         open(false)
     }
 
-    fn new(store: Store, key: &str, layout: &Layout, holdout: f64, reused: bool) -> Self {
+    fn new(
+        path: &Path,
+        store: Store,
+        key: &str,
+        layout: &Layout,
+        holdout: f64,
+        reused: bool,
+    ) -> Self {
         let split = Split::new(store.accounting.contexts, holdout);
         let count = |rank| store.valid_count(split.training_context(rank)) as u64;
         Self {
+            path: path.to_owned(),
             training_tokens: (0..split.training()).map(count).sum(),
             split,
             key: key.to_owned(),
@@ -117,6 +133,11 @@ impl TokenSet {
             reused,
             store,
         }
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// BLAKE3 over everything that decides the contexts, in hexadecimal.

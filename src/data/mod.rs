@@ -12,6 +12,7 @@ pub mod settings;
 pub mod sources;
 mod split;
 mod store;
+mod survey;
 #[cfg(test)]
 mod tests;
 pub mod tokenizer;
@@ -21,4 +22,5 @@ pub use settings::{
     ExcludeTokens, ModelTokens, Packing, Paths, Separator, TokenName, TokenSettings,
 };
 pub use store::{Accounting, Context};
+pub use survey::survey;
 pub use tokenizer::Tokenizer;

@@ -22,6 +22,16 @@ pub enum Format {
 impl Format {
     const NAMES: &'static str = ".txt, .jsonl, .csv or .parquet";
 
+    /// Its usual extension.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "txt",
+            Self::JsonLines => "jsonl",
+            Self::Csv => "csv",
+            Self::Parquet => "parquet",
+        }
+    }
+
     /// The format of `path`, by its extension in any case.
     pub fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {

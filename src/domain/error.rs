@@ -51,6 +51,12 @@ codes! {
     ModelNonFinite = "model-non-finite", 25;
     /// A hook point that the model does not have.
     HookUnknown = "hook-unknown", 26;
+    /// A model or dataset that is not ready to be used.
+    AssetNotReady = "asset-not-ready", 27;
+    /// A model or dataset that a run or a worker uses.
+    AssetInUse = "asset-in-use", 28;
+    /// Another model or dataset has the name.
+    AssetExists = "asset-exists", 29;
     /// A tokenizer that cannot be loaded or does not fit the model.
     TokenizerInvalid = "tokenizer-invalid", 30;
     /// A text file or folder is not there.
@@ -63,6 +69,10 @@ codes! {
     DataRowInvalid = "data-row-invalid", 34;
     /// A cached token set or activation shard fails its checksum.
     CacheCorrupt = "cache-corrupt", 35;
+    /// A path that must not be removed: it lies outside of the daemon's own folders.
+    PathRefused = "path-refused", 36;
+    /// Work on a model or dataset that somebody ended.
+    Cancelled = "cancelled", 37;
     /// A checkpoint is incomplete or fails its checksum.
     CheckpointCorrupt = "checkpoint-corrupt", 40;
     /// There is no checkpoint to resume from.

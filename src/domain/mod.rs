@@ -1,5 +1,6 @@
 //! Pure types and state machines. No I/O and no clock stands here.
 
+pub mod asset;
 mod device_name;
 pub mod early_stopping;
 pub mod error;

@@ -26,3 +26,22 @@ pub use forward::{AtHook, End, Lm};
 pub use hook::{Hook, HookPoint};
 pub use spec::LmSpec;
 pub use tokens::Tokens;
+pub use weights::Stored;
+
+use crate::device::lm::LmOps;
+use crate::domain::Result;
+use std::path::Path;
+
+/// Checks that the model folder holds what its `config.json` describes, and that every weight
+/// is finite, with no more than a part of it in memory. `each` is called with the parts done,
+/// of all; an error of it ends the work.
+///
+/// # Errors
+/// As [`Lm::load`].
+pub fn verify<D: LmOps>(
+    device: &D,
+    folder: &Path,
+    each: &mut dyn FnMut(u64, u64) -> Result<()>,
+) -> Result<Stored> {
+    weights::verify(device, &config::load(folder)?, folder, each)
+}

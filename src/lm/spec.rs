@@ -187,7 +187,20 @@ impl LmSpec {
 
     /// Weights and biases; a tied unembedding counts once.
     pub fn parameters(&self) -> usize {
-        let d = self.d_model;
+        // What no machine holds is a number too: a config may say anything.
+        usize::try_from(self.wide_parameters()).unwrap_or(usize::MAX)
+    }
+
+    fn wide_parameters(&self) -> u128 {
+        let [d, heads, kv_heads, head_dim, d_mlp] = [
+            self.d_model,
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+            self.d_mlp,
+        ]
+        .map(|n| n as u128);
+        let qkv_width = (heads + 2 * kv_heads) * head_dim;
         let norm = d * match self.norm.kind {
             NormKind::Layer => 2,
             NormKind::Rms => 1,
@@ -198,28 +211,28 @@ impl LmSpec {
         };
         let qk_norm = match self.qk_norm {
             QkNormKind::Off => 0,
-            QkNormKind::PerHead => 2 * self.head_dim,
-            QkNormKind::FullWidth => (self.heads + self.kv_heads) * self.head_dim,
+            QkNormKind::PerHead => 2 * head_dim,
+            QkNormKind::FullWidth => (heads + kv_heads) * head_dim,
         };
-        let up = if self.gated { 2 } else { 1 } * self.d_mlp;
-        let linear = |n: usize, k: usize, bias: bool| n * k + if bias { n } else { 0 };
+        let up = if self.gated { 2 } else { 1 } * d_mlp;
+        let linear = |n: u128, k: u128, bias: bool| n * k + if bias { n } else { 0 };
         let block = norms * norm
             + qk_norm
-            + linear(self.qkv_width(), d, self.qkv_bias)
-            + linear(d, self.heads * self.head_dim, self.out_bias)
+            + linear(qkv_width, d, self.qkv_bias)
+            + linear(d, heads * head_dim, self.out_bias)
             + linear(up, d, self.mlp_bias)
-            + linear(d, self.d_mlp, self.mlp_bias);
+            + linear(d, d_mlp, self.mlp_bias);
         let final_norm = match self.norm.kind {
             NormKind::Layer => 2 * d,
             NormKind::Rms => d,
         };
         let positions = if self.learned_positions {
-            self.max_positions * d
+            self.max_positions as u128 * d
         } else {
             0
         };
-        let heads = if self.tied { 1 } else { 2 };
-        heads * self.vocab * d + positions + final_norm + self.layers() * block
+        let tables = if self.tied { 1 } else { 2 };
+        tables * self.vocab as u128 * d + positions + final_norm + self.layers() as u128 * block
     }
 
     /// Bytes that the loaded weights take in 32-bit floats: a tied embedding is held twice,

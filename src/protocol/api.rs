@@ -216,13 +216,19 @@ impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
         let (status, retryable) = match error.code {
             Code::NotFound => (404, false),
-            Code::NotPossible | Code::RunExists | Code::RunBusy | Code::HandlerExists => {
-                (409, false)
-            }
+            Code::NotPossible
+            | Code::RunExists
+            | Code::RunBusy
+            | Code::HandlerExists
+            | Code::AssetNotReady
+            | Code::AssetInUse
+            | Code::AssetExists => (409, false),
             Code::RequestTooLarge => (413, false),
             Code::DaemonUnavailable => (503, true),
             Code::DiskFull => (507, true),
-            Code::Internal | Code::IoRead | Code::IoWrite => (500, true),
+            Code::Internal | Code::IoRead | Code::IoWrite | Code::WorkerLost | Code::WorkerHung => {
+                (500, true)
+            }
             _ => (422, false),
         };
         Self {

@@ -4,6 +4,7 @@
 //! inside. Numbers that are not known are absent or null, never 0.
 
 pub mod api;
+pub mod asset;
 mod fact;
 pub mod handlers;
 pub mod kinds;

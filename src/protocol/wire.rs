@@ -5,6 +5,7 @@
 //! input means that the parent is gone.
 
 use super::Frame;
+use super::asset::AssetStart;
 use crate::domain::{Code, DeviceName, Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ pub const MAX_LINE: usize = 1 << 20;
 pub enum Begin {
     /// Train.
     Train(Start),
+    /// Look at a model or dataset.
+    Asset(AssetStart),
 }
 
 /// A run to train, from its folder's newest valid checkpoint on, where it has one.

@@ -4,31 +4,27 @@
 use super::sql::{Json, json, not_found};
 use super::{Millis, Tx, View};
 use crate::domain::Result;
+use crate::domain::asset::{AssetKind, AssetState};
 use rusqlite::Row;
-use rusqlite::types::{ToSql, ToSqlOutput};
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use serde_json::Value;
-
-/// Which of the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum AssetKind {
-    /// A language model.
-    Model,
-    /// A dataset.
-    Dataset,
-}
-
-impl AssetKind {
-    fn as_str(self) -> &'static str {
-        match self {
-            AssetKind::Model => "model",
-            AssetKind::Dataset => "dataset",
-        }
-    }
-}
 
 impl ToSql for AssetKind {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(self.as_str().into())
+    }
+}
+
+impl ToSql for AssetState {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_str().into())
+    }
+}
+
+impl FromSql for AssetState {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let state = value.as_str()?.parse();
+        state.map_err(|e: String| FromSqlError::Other(e.into()))
     }
 }
 
@@ -39,8 +35,8 @@ pub struct Asset {
     pub name: String,
     /// Where it lies.
     pub path: String,
-    /// Where it stands, in the words of whoever manages it.
-    pub state: String,
+    /// Where it stands.
+    pub state: AssetState,
     /// What is known about it.
     pub description: Value,
     /// When it was registered.
@@ -86,7 +82,7 @@ impl Tx<'_> {
                 kind,
                 &asset.name,
                 &asset.path,
-                &asset.state,
+                asset.state,
                 json(&asset.description)?,
                 asset.created_at,
                 asset.updated_at,

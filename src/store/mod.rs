@@ -38,7 +38,7 @@ mod schema;
 mod sql;
 mod sweeps;
 
-pub use assets::{Asset, AssetKind};
+pub use assets::Asset;
 pub use events::{Appended, Event, Gap, Page, Retention};
 pub use handlers::StoredHandler;
 pub use metrics::{MetricPoint, MetricQuery};

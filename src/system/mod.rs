@@ -8,3 +8,4 @@ pub mod log;
 pub mod map;
 pub mod memory;
 pub mod process;
+pub mod remove;

@@ -3,6 +3,7 @@
 //! [`run`] is the whole of a worker, in the foreground or in a process of its own. It
 //! speaks through a [`link::WorkerLink`] and through the run's folder, and nothing else.
 
+pub mod assets;
 mod context;
 mod estimate;
 mod export;

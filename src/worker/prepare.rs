@@ -40,13 +40,7 @@ impl Prepared {
         let config = &job.config;
         let spec = lm::config::load(&config.model.path)?;
         let hooks = captured_hooks(config, &spec)?;
-        let captured: Vec<Captured> = hooks
-            .iter()
-            .map(|hook| Captured {
-                hook: hook.to_string(),
-                d_in: spec.d_model,
-            })
-            .collect();
+        let captured = sites(&hooks, &spec);
         let estimate = estimate(config, &spec, &captured);
         context.send(estimate.fact());
         estimate.check(config.training.max_memory_mib)?;
@@ -71,7 +65,17 @@ impl Prepared {
     }
 }
 
-fn captured_hooks(config: &RunConfig, spec: &LmSpec) -> Result<Vec<HookPoint>> {
+/// `hooks` with their widths.
+pub(super) fn sites(hooks: &[HookPoint], spec: &LmSpec) -> Vec<Captured> {
+    let site = |hook: &HookPoint| Captured {
+        hook: hook.to_string(),
+        d_in: spec.d_model,
+    };
+    hooks.iter().map(site).collect()
+}
+
+/// The hook points that `config` needs, in the order of computation.
+pub(super) fn captured_hooks(config: &RunConfig, spec: &LmSpec) -> Result<Vec<HookPoint>> {
     let mut hooks = Vec::new();
     for name in &config.model.hooks {
         let hook = spec.hook(name)?;
@@ -87,7 +91,8 @@ fn captured_hooks(config: &RunConfig, spec: &LmSpec) -> Result<Vec<HookPoint>> {
     Ok(hooks)
 }
 
-fn estimate(config: &RunConfig, spec: &LmSpec, captured: &[Captured]) -> Estimate {
+/// The estimate for `config` on a model of `spec`.
+pub(super) fn estimate(config: &RunConfig, spec: &LmSpec, captured: &[Captured]) -> Estimate {
     let (batch, context_size) = (config.training.batch_size, config.data.context_size);
     let rows = config.activations.lm_batch * context_size;
     let window = config
@@ -120,13 +125,13 @@ fn tokenize(config: &RunConfig, spec: &LmSpec, context: &mut Context<'_>) -> Res
         &config.data,
         &file,
         &model,
-        &cache_folder(config)?,
+        &cache_folder(&config.output.join("cache"))?,
         &mut tell,
     )
 }
 
 /// The special tokens that `config.json` names.
-fn model_tokens(folder: &Path, spec: &LmSpec) -> Result<ModelTokens> {
+pub(super) fn model_tokens(folder: &Path, spec: &LmSpec) -> Result<ModelTokens> {
     let path = folder.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, &e))?;
     let config: Value = serde_json::from_str(&text)
@@ -146,8 +151,8 @@ fn model_tokens(folder: &Path, spec: &LmSpec) -> Result<ModelTokens> {
 }
 
 /// Where token sets are kept for runs to come: `$BACKPROPD_CACHE`, else the user's cache
-/// folder, else the run folder.
-fn cache_folder(config: &RunConfig) -> Result<PathBuf> {
+/// folder, else `otherwise`.
+pub(super) fn cache_folder(otherwise: &Path) -> Result<PathBuf> {
     let set = |name: &str| {
         let value = std::env::var_os(name).filter(|v| !v.is_empty());
         value.map(PathBuf::from)
@@ -155,7 +160,7 @@ fn cache_folder(config: &RunConfig) -> Result<PathBuf> {
     let folder = set("BACKPROPD_CACHE")
         .or_else(|| Some(set("XDG_CACHE_HOME")?.join("backpropd")))
         .or_else(|| Some(set("HOME")?.join(".cache/backpropd")))
-        .unwrap_or_else(|| config.output.join("cache"));
+        .unwrap_or_else(|| otherwise.to_owned());
     files::create_dir(&folder)?;
     Ok(folder)
 }

@@ -2,6 +2,7 @@
 
 use super::Runs;
 use super::hear::own;
+use crate::actors::assets::refer;
 use crate::actors::store::{read, write};
 use crate::config::RunConfig;
 use crate::domain::run_state::{Answer, Command, RunState};
@@ -29,12 +30,14 @@ impl Handler<Submission> for Runs {
             write(&store, move |tx| {
                 let done = tx.submit(&new, key.as_deref(), now_millis())?;
                 if done.new {
+                    // In the same transaction: what a run uses is not deleted meanwhile.
+                    refer::resolve(tx, &mut config)?;
                     if config.output.as_os_str().is_empty() {
                         // The number makes it unique, which names need not be.
                         let folder = format!("{}-{}", done.run, config.name);
                         config.output = state_dir.join("runs").join(folder);
-                        tx.set_toml(done.run, &config.to_toml()?)?;
                     }
+                    tx.set_toml(done.run, &config.to_toml()?)?;
                     let message = format!("queued as run {}", done.run);
                     own(tx, done.run, "run_queued", &message)?;
                 }

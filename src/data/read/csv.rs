@@ -1,6 +1,6 @@
 //! `.csv`: comma-separated with a header row, quotes as in RFC 4180.
 
-use super::{MAX_ROW, Sink, bad_row, no_column, whole};
+use super::{MAX_ROW, NOT_UTF8, Sink, bad_row, no_column, whole};
 use crate::domain::{Error, Result};
 use csv::{ByteRecord, ErrorKind, ReaderBuilder};
 use std::cell::Cell;
@@ -22,25 +22,37 @@ pub(super) fn read(path: &Path, column: &str, sink: &mut dyn Sink) -> Result<()>
         .byte_headers()
         .map_err(|e| row_error(path, 0, &e))?
         .clone();
+    let names = || {
+        header
+            .iter()
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .collect::<Vec<_>>()
+    };
+    sink.columns(&names);
     let Some(at) = header.iter().position(|name| name == column.as_bytes()) else {
-        let names: Vec<_> = header.iter().map(String::from_utf8_lossy).collect();
-        return Err(no_column(path, column, names.iter().map(AsRef::as_ref)));
+        return Err(no_column(path, column, names().iter().map(AsRef::as_ref)));
     };
     let mut record = ByteRecord::new();
     for row in 1.. {
         left.set(MAX_ROW);
-        if !reader
-            .read_byte_record(&mut record)
-            .map_err(|e| row_error(path, row, &e))?
-        {
-            break;
+        match reader.read_byte_record(&mut record) {
+            Ok(true) => {}
+            Ok(false) => break,
+            // The reader stands behind the row, and can go on.
+            Err(e) if matches!(e.kind(), ErrorKind::UnequalLengths { .. }) => {
+                sink.bad(row, row_error(path, row, &e))?;
+                continue;
+            }
+            Err(e) => return Err(row_error(path, row, &e)),
         }
-        let text = std::str::from_utf8(&record[at]).map_err(|_| {
-            let byte = record.position().map_or(0, csv::Position::byte);
-            let message = format_args!("not valid UTF-8 (the row begins at byte {byte})");
-            bad_row(path, row, message)
-        })?;
-        whole(sink, text)?;
+        match std::str::from_utf8(&record[at]) {
+            Ok(text) => whole(sink, text)?,
+            Err(_) => {
+                let byte = record.position().map_or(0, csv::Position::byte);
+                let message = format_args!("{NOT_UTF8} (the row begins at byte {byte})");
+                sink.bad(row, bad_row(path, row, message))?;
+            }
+        }
     }
     Ok(())
 }

@@ -9,6 +9,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+/// Rows whose keys count as columns of the file.
+const FIRST: u64 = 100;
+
 pub(super) fn read(path: &Path, column: &str, sink: &mut dyn Sink) -> Result<()> {
     let fail = |e: std::io::Error| Error::read(path, &e);
     let mut file = BufReader::with_capacity(256 << 10, File::open(path).map_err(fail)?);
@@ -25,12 +28,19 @@ pub(super) fn read(path: &Path, column: &str, sink: &mut dyn Sink) -> Result<()>
         row += 1;
         if n > MAX_ROW {
             let message = format_args!("the line is longer than {MAX_ROW} bytes");
-            return Err(bad_row(path, row, message));
+            sink.bad(row, bad_row(path, row, message))?;
+            before += n + skip_line(&mut file).map_err(fail)?;
+            continue;
         }
-        let text = std::str::from_utf8(&line).map_err(|e| {
-            let byte = before + e.valid_up_to() as u64;
-            not_utf8(path, format_args!(": row {row}"), byte)
-        })?;
+        let text = match std::str::from_utf8(&line) {
+            Ok(text) => text,
+            Err(e) => {
+                let byte = before + e.valid_up_to() as u64;
+                sink.bad(row, not_utf8(path, format_args!(": row {row}"), byte))?;
+                before += n;
+                continue;
+            }
+        };
         let text = if row == 1 {
             text.trim_start_matches('\u{feff}')
         } else {
@@ -43,18 +53,42 @@ pub(super) fn read(path: &Path, column: &str, sink: &mut dyn Sink) -> Result<()>
         let mut json = serde_json::Deserializer::from_str(text);
         let found = TextOf(column)
             .deserialize(&mut json)
-            .and_then(|found| json.end().map(|()| found))
-            .map_err(|e| bad_row(path, row, reason(&e)))?;
+            .and_then(|found| json.end().map(|()| found));
+        if row <= FIRST {
+            sink.columns(&|| keys(text));
+        }
         match found {
-            Some(document) => whole(sink, &document)?,
-            None => return Err(missing(path, column, row, text)),
+            Ok(Some(document)) => whole(sink, &document)?,
+            Ok(None) => sink.bad(row, missing(path, column, row, text))?,
+            Err(e) => sink.bad(row, bad_row(path, row, reason(&e)))?,
         }
     }
 }
 
-fn missing(path: &Path, column: &str, row: u64, text: &str) -> Error {
+/// Passes over what is left of a line; returns its bytes.
+fn skip_line(file: &mut impl BufRead) -> std::io::Result<u64> {
+    let mut skipped = 0;
+    loop {
+        let block = file.fill_buf()?;
+        let end = block.iter().position(|byte| *byte == b'\n');
+        let used = end.map_or(block.len(), |at| at + 1);
+        let is_over = end.is_some() || block.is_empty();
+        file.consume(used);
+        skipped += used as u64;
+        if is_over {
+            return Ok(skipped);
+        }
+    }
+}
+
+fn keys(text: &str) -> Vec<String> {
     let keys: BTreeMap<String, IgnoredAny> = serde_json::from_str(text).unwrap_or_default();
-    let mut error = no_column(path, column, keys.keys().map(String::as_str));
+    keys.into_keys().collect()
+}
+
+fn missing(path: &Path, column: &str, row: u64, text: &str) -> Error {
+    let keys = keys(text);
+    let mut error = no_column(path, column, keys.iter().map(String::as_str));
     error.about = format!("{}: row {row}", path.display());
     error
 }

@@ -16,12 +16,22 @@ use std::path::Path;
 /// make the reader hold.
 const MAX_ROW: u64 = 64 << 20;
 
+/// How messages say that text is not UTF-8.
+pub(super) const NOT_UTF8: &str = "not valid UTF-8";
+
 /// Takes documents as they are read.
 pub(super) trait Sink {
     /// The next part of the current document.
     fn text(&mut self, part: &str) -> Result<()>;
     /// The current document ends here.
     fn end_document(&mut self) -> Result<()>;
+    /// The columns of a file, or of one of its first rows.
+    fn columns(&mut self, _names: &dyn Fn() -> Vec<String>) {}
+    /// A row cannot be used. Reading ends with the error that is returned, and else goes on
+    /// with the next row.
+    fn bad(&mut self, _row: u64, error: Error) -> Result<()> {
+        Err(error)
+    }
 }
 
 /// Feeds the documents of `source` to `sink`; `column` holds the text of a row.
@@ -55,7 +65,7 @@ fn not_utf8(path: &Path, place: impl std::fmt::Display, byte: u64) -> Error {
     Error::new(
         Code::DataRowInvalid,
         format_args!("{}{place}", path.display()),
-        format_args!("not valid UTF-8 at byte {byte} of the file"),
+        format_args!("{NOT_UTF8} at byte {byte} of the file"),
     )
     .hint("convert the file to UTF-8")
 }

@@ -1,6 +1,6 @@
 //! `.parquet`: the pages of one column, a row group at a time.
 
-use super::{Sink, bad_row, no_column, shown, whole};
+use super::{NOT_UTF8, Sink, bad_row, no_column, shown, whole};
 use crate::domain::{Code, Error, Result};
 use parquet::basic::Type;
 use parquet::column::reader::ColumnReader;
@@ -17,6 +17,7 @@ const ROWS: usize = 64;
 pub(super) fn read(path: &Path, column: &str, sink: &mut dyn Sink) -> Result<()> {
     let file = File::open(path).map_err(|e| Error::read(path, &e))?;
     let reader = guarded(|| SerializedFileReader::new(file)).map_err(|e| damaged(path, e))?;
+    sink.columns(&|| column_names(&reader));
     let at = column_index(path, column, &reader)?;
     // Definition level of a value that is there.
     let full = schema(&reader).column(at).max_def_level();
@@ -38,15 +39,20 @@ pub(super) fn read(path: &Path, column: &str, sink: &mut dyn Sink) -> Result<()>
             if rows == 0 {
                 break;
             }
-            if values.len() != rows {
-                let null = levels.iter().position(|&l| l < full).unwrap_or(0) as u64;
-                return Err(bad_row(path, row + null + 1, "the text is null"));
-            }
-            for value in &values {
+            let mut values = values.iter();
+            for at in 0..rows {
                 row += 1;
-                let text = std::str::from_utf8(value.data())
-                    .map_err(|_| bad_row(path, row, "the text is not valid UTF-8"))?;
-                whole(sink, text)?;
+                // A column that cannot hold a null has no levels.
+                let is_there = levels.get(at).is_none_or(|&level| level >= full);
+                let value = is_there.then(|| values.next()).flatten();
+                match value.map(|value| std::str::from_utf8(value.data())) {
+                    Some(Ok(text)) => whole(sink, text)?,
+                    Some(Err(_)) => {
+                        let message = format_args!("the text is {NOT_UTF8}");
+                        sink.bad(row, bad_row(path, row, message))?;
+                    }
+                    None => sink.bad(row, bad_row(path, row, "the text is null"))?,
+                }
             }
         }
     }
@@ -57,13 +63,18 @@ fn schema(reader: &SerializedFileReader<File>) -> &SchemaDescriptor {
     reader.metadata().file_metadata().schema_descr()
 }
 
+fn column_names(reader: &SerializedFileReader<File>) -> Vec<String> {
+    let columns = schema(reader);
+    (0..columns.num_columns())
+        .map(|at| columns.column(at).path().string())
+        .collect()
+}
+
 /// The place of the text column among the file's columns.
 fn column_index(path: &Path, column: &str, reader: &SerializedFileReader<File>) -> Result<usize> {
     let columns = schema(reader);
-    let name = |i: usize| columns.column(i).path().string();
-    let count = columns.num_columns();
-    let Some(at) = (0..count).find(|&i| name(i) == column) else {
-        let names: Vec<String> = (0..count).map(name).collect();
+    let names = column_names(reader);
+    let Some(at) = names.iter().position(|name| name == column) else {
         return Err(no_column(path, column, names.iter().map(String::as_str)));
     };
     let found = columns.column(at);

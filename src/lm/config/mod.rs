@@ -23,6 +23,9 @@ use std::path::Path;
 /// Largest `config.json` that is parsed, in bytes.
 const MAX_CONFIG: u64 = 4 << 20;
 
+/// Most parameters that are believed: further numbers, as bytes, follow from theirs.
+const MAX_PARAMETERS: usize = 1 << 46;
+
 /// The model that `config.json` of `folder` describes.
 ///
 /// # Errors
@@ -73,14 +76,21 @@ pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<LmSpec> {
     let Some(model_type) = f.text("model_type")? else {
         return Err(f.invalid("model_type", "is missing"));
     };
-    match FAMILIES.iter().find(|(name, _)| *name == model_type) {
-        Some((name, read)) => read(&f, name),
+    let spec = match FAMILIES.iter().find(|(name, _)| *name == model_type) {
+        Some((name, read)) => read(&f, name)?,
         None => {
             let names: Vec<&str> = FAMILIES.iter().map(|(name, _)| *name).collect();
-            Err(f.unsupported(
+            return Err(f.unsupported(
                 "model_type",
                 format_args!("is not supported: {} are", names.join(", ")),
-            ))
+            ));
         }
+    };
+    if spec.parameters() > MAX_PARAMETERS {
+        return malformed(format!(
+            "it describes {} parameters, more than any model has",
+            spec.parameters()
+        ));
     }
+    Ok(spec)
 }

@@ -42,15 +42,44 @@ impl<D: LmOps> Weights<D> {
     /// `model-missing`, `model-file-corrupt`, `model-tensor-mismatch`, `model-non-finite`,
     /// `io-read`, `out-of-memory`.
     pub fn load(device: &D, spec: &LmSpec, folder: &Path) -> Result<Self> {
-        let names = names::of(spec);
-        let mut loader = Loader {
-            device,
-            spec,
-            source: Source::open(folder, &names)?,
-            names,
-        };
-        loader.all()
+        Loader::open(device, spec, folder)?.all()
     }
+}
+
+/// Reads and checks all that [`Weights::load`] does, and keeps at most one block of it at a
+/// time. `each` is called with the parts done, of all; an error of it ends the work.
+///
+/// # Errors
+/// As [`Weights::load`].
+pub(super) fn verify<D: LmOps>(
+    device: &D,
+    spec: &LmSpec,
+    folder: &Path,
+    each: &mut dyn FnMut(u64, u64) -> Result<()>,
+) -> Result<Stored> {
+    let mut loader = Loader::open(device, spec, folder)?;
+    let parts = spec.layers() as u64 + 2;
+    each(0, parts)?;
+    drop(loader.embedding()?);
+    drop(loader.positions()?);
+    each(1, parts)?;
+    for layer in 0..spec.layers() {
+        drop(loader.block(layer)?);
+        each(layer as u64 + 2, parts)?;
+    }
+    drop(loader.final_norm()?);
+    loader.source.refuse_leftovers(&loader.names)?;
+    each(parts, parts)?;
+    Ok(loader.source.stored())
+}
+
+/// What the files of a model hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Number of tensors.
+    pub tensors: usize,
+    /// How they are stored, each once: `F32`, `BF16`, ….
+    pub dtypes: Vec<String>,
 }
 
 struct Loader<'a, D: LmOps> {
@@ -60,8 +89,35 @@ struct Loader<'a, D: LmOps> {
     source: Source,
 }
 
-impl<D: LmOps> Loader<'_, D> {
+impl<'a, D: LmOps> Loader<'a, D> {
+    fn open(device: &'a D, spec: &'a LmSpec, folder: &Path) -> Result<Self> {
+        let names = names::of(spec);
+        Ok(Self {
+            device,
+            spec,
+            source: Source::open(folder, &names)?,
+            names,
+        })
+    }
+
     fn all(&mut self) -> Result<Weights<D>> {
+        let (embed, head) = self.embedding()?;
+        let positions = self.positions()?;
+        let blocks = (0..self.spec.layers())
+            .map(|layer| self.block(layer))
+            .collect::<Result<_>>()?;
+        let final_norm = self.final_norm()?;
+        self.source.refuse_leftovers(&self.names)?;
+        Ok(Weights {
+            embed,
+            positions,
+            blocks,
+            final_norm,
+            head,
+        })
+    }
+
+    fn embedding(&mut self) -> Result<(D::Buf, Head<D>)> {
         let (vocab, d) = (self.spec.vocab, self.spec.d_model);
         let name = self.source.rooted(self.names.embed);
         let table = self.source.matrix(&name, vocab, d, false)?;
@@ -73,28 +129,22 @@ impl<D: LmOps> Loader<'_, D> {
             let rows = self.source.values(&head_name, &[vocab, d])?;
             self.head(&rows)?
         };
-        let embed = self.upload(table)?;
-        let positions = if self.spec.learned_positions {
-            let name = self.source.rooted(self.names.positions);
-            let max = self.spec.max_positions;
-            let rows = self.source.matrix(&name, max, d, false)?;
-            Some(self.upload(rows)?)
-        } else {
-            None
-        };
-        let blocks = (0..self.spec.layers())
-            .map(|layer| self.block(layer))
-            .collect::<Result<_>>()?;
+        Ok((self.upload(table)?, head))
+    }
+
+    fn positions(&mut self) -> Result<Option<D::Buf>> {
+        if !self.spec.learned_positions {
+            return Ok(None);
+        }
+        let name = self.source.rooted(self.names.positions);
+        let (max, d) = (self.spec.max_positions, self.spec.d_model);
+        let rows = self.source.matrix(&name, max, d, false)?;
+        self.upload(rows).map(Some)
+    }
+
+    fn final_norm(&mut self) -> Result<Norm<D>> {
         let name = self.source.rooted(self.names.final_norm);
-        let final_norm = self.norm(&name, d)?;
-        self.source.refuse_leftovers(&self.names)?;
-        Ok(Weights {
-            embed,
-            positions,
-            blocks,
-            final_norm,
-            head,
-        })
+        self.norm(&name, self.spec.d_model)
     }
 
     fn head(&self, rows: &[f32]) -> Result<Head<D>> {
@@ -191,13 +241,14 @@ impl<D: LmOps> Loader<'_, D> {
         k: usize,
         bias: bool,
     ) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
-        let total: usize = parts.iter().map(|(_, n)| n).sum();
-        let mut rows = source::zeros(total * k, &parts[0].0)?;
-        let (mut biases, mut at) = (Vec::new(), 0);
+        let (mut rows, mut biases) = (Vec::new(), Vec::new());
         for (name, n) in parts {
+            // Memory is taken for what the file holds, not for what the config says.
             let matrix = self.source.matrix(name, *n, k, self.names.transposed)?;
-            rows[at..at + matrix.len()].copy_from_slice(&matrix);
-            at += matrix.len();
+            match rows.is_empty() {
+                true => rows = matrix,
+                false => source::append(&mut rows, &matrix, name)?,
+            }
             if bias {
                 biases.extend(self.source.values(&format!("{name}.bias"), &[*n])?);
             }

@@ -1,5 +1,6 @@
 //! Tensors of a model folder as checked numbers.
 
+use super::Stored;
 use super::names::Names;
 use crate::domain::{Code, Error, Result};
 use crate::tensorfile::{Codes, Tensor, TensorSet};
@@ -32,6 +33,15 @@ impl Source {
     /// `name` below the family's root, as the files have it.
     pub fn rooted(&self, name: &str) -> String {
         format!("{}{name}", self.root)
+    }
+
+    pub fn stored(&self) -> Stored {
+        let dtypes = self.set.names().filter_map(|name| self.set.get(name));
+        let dtypes: BTreeSet<String> = dtypes.map(|t| t.dtype().to_string()).collect();
+        Stored {
+            tensors: self.set.names().count(),
+            dtypes: dtypes.into_iter().collect(),
+        }
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -110,6 +120,19 @@ impl Source {
 /// Room for `len` values of tensor `name`.
 pub(super) fn zeros<T: Clone + Default>(len: usize, name: &str) -> Result<Vec<T>> {
     let mut values = Vec::new();
+    reserve(&mut values, len, name)?;
+    values.resize(len, T::default());
+    Ok(values)
+}
+
+/// Adds the values of tensor `name` to `to`.
+pub(super) fn append(to: &mut Vec<f32>, values: &[f32], name: &str) -> Result<()> {
+    reserve(to, values.len(), name)?;
+    to.extend_from_slice(values);
+    Ok(())
+}
+
+fn reserve<T>(values: &mut Vec<T>, len: usize, name: &str) -> Result<()> {
     values.try_reserve_exact(len).map_err(|_| {
         Error::new(
             Code::OutOfMemory,
@@ -117,9 +140,7 @@ pub(super) fn zeros<T: Clone + Default>(len: usize, name: &str) -> Result<Vec<T>
             format_args!("no memory for {} bytes", len * size_of::<T>()),
         )
         .hint("choose a smaller model")
-    })?;
-    values.resize(len, T::default());
-    Ok(values)
+    })
 }
 
 fn all_finite(tensor: &Tensor<'_>, values: &[f32]) -> Result<()> {

@@ -7,6 +7,7 @@ mod record;
 mod runs;
 
 use super::*;
+use crate::domain::asset::{AssetKind, AssetState};
 use crate::domain::run_state::{Answer, Command, Input, Report, RunState};
 use crate::domain::{Code, RunId};
 use tempfile::TempDir;

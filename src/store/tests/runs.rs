@@ -188,24 +188,24 @@ fn the_runs_of_a_sweep_count_without_a_gap_across_processes() {
 #[test]
 fn models_and_datasets_of_one_name_are_two_things() {
     let (_dir, mut store) = fresh();
-    let asset = |state: &str, now| Asset {
+    let asset = |state: AssetState, now| Asset {
         name: "pile".to_owned(),
         path: "/data/pile".to_owned(),
-        state: state.to_owned(),
+        state,
         description: serde_json::json!({ "bytes": 3 }),
         created_at: now,
         updated_at: now,
     };
     store
         .write(|tx| {
-            tx.put_asset(AssetKind::Model, &asset("ready", 1))?;
-            tx.put_asset(AssetKind::Dataset, &asset("validating", 2))?;
-            tx.put_asset(AssetKind::Dataset, &asset("ready", 3))
+            tx.put_asset(AssetKind::Model, &asset(AssetState::Ready, 1))?;
+            tx.put_asset(AssetKind::Dataset, &asset(AssetState::Validating, 2))?;
+            tx.put_asset(AssetKind::Dataset, &asset(AssetState::Ready, 3))
         })
         .unwrap();
     let dataset = store.view().asset(AssetKind::Dataset, "pile").unwrap();
     assert_eq!((dataset.created_at, dataset.updated_at), (2, 3));
-    assert_eq!(dataset.state, "ready");
+    assert_eq!(dataset.state, AssetState::Ready);
     assert_eq!(dataset.description["bytes"], 3);
     let remove = |store: &mut Store| store.write(|tx| tx.remove_asset(AssetKind::Dataset, "pile"));
     remove(&mut store).unwrap();
