@@ -3,6 +3,7 @@
 
 pub mod assets;
 pub mod datasets;
+pub mod gpus;
 pub mod handlers;
 pub mod models;
 pub mod reporter;

@@ -1,7 +1,7 @@
 //! The store on a thread of its own: SQLite waits for the disk.
 //!
 //! Whoever writes, this actor tells: an event goes out when it is durable, in the order of
-//! its number, and nobody else sends to [`Live`].
+//! its number, and nobody else sends to [`Live`] but what is kept nowhere and has no number.
 
 use crate::domain::{Code, Error, Result};
 use crate::protocol::api::Event;

@@ -49,11 +49,13 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A trainer for `run` in its `life`, which tells `boss` what it hears.
+    /// A trainer for `run` in its `life`, on the GPU `device` where it was given one, which
+    /// tells `boss` what it hears.
     pub fn new(
         run: RunId,
         life: u64,
         start: Start,
+        device: Option<String>,
         limits: Limits,
         boss: mpsc::Sender<FromTrainer>,
     ) -> Self {
@@ -61,7 +63,7 @@ impl Trainer {
         Self {
             run,
             life,
-            worker: Some(worker),
+            worker: Some(worker.on_device(device)),
             commands,
             boss,
         }

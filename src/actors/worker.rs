@@ -71,6 +71,8 @@ pub enum Meaning {
 /// A worker that is to be started.
 pub struct Worker {
     program: PathBuf,
+    /// The GPU that it may use, as CUDA names it; none for whatever it finds.
+    device: Option<String>,
     begin: Begin,
     limits: Limits,
     commands: mpsc::Receiver<Command>,
@@ -88,6 +90,7 @@ impl Worker {
         let worker = Self {
             // The program that runs, even where its file was replaced meanwhile.
             program: "/proc/self/exe".into(),
+            device: None,
             begin,
             limits,
             commands,
@@ -100,6 +103,13 @@ impl Worker {
     #[must_use]
     pub fn of_program(mut self, program: PathBuf) -> Self {
         self.program = program;
+        self
+    }
+
+    /// Lets it see one GPU only.
+    #[must_use]
+    pub fn on_device(mut self, device: Option<String>) -> Self {
+        self.device = device;
         self
     }
 
@@ -166,7 +176,14 @@ impl Worker {
 
     fn spawn(&self) -> std::io::Result<Running> {
         let memory_kills = process::memory_kills();
-        let mut child: Child = tokio::process::Command::new(&self.program)
+        let mut command = tokio::process::Command::new(&self.program);
+        if let Some(device) = &self.device {
+            // Indices, where there is no uuid, are the driver's.
+            command
+                .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+                .env("CUDA_VISIBLE_DEVICES", device);
+        }
+        let mut child: Child = command
             .arg("worker")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

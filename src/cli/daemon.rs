@@ -1,6 +1,7 @@
 //! `backpropd daemon`: the service.
 
 use crate::actors::datasets::Datasets;
+use crate::actors::gpus::Gpus;
 use crate::actors::handlers::{self, Drain, Handlers, OverControl};
 use crate::actors::models::Models;
 use crate::actors::reporter::{self, Reporter, report};
@@ -85,6 +86,7 @@ async fn serve(
         config.workers.limit,
         config.workers.stop() + Duration::from_secs(10),
     );
+    let gpus = config.gpus.clone();
     let mut tree = Supervisor::new("daemon");
     // The first generation takes the store that was opened to check it.
     let (folder, open, told) = (state_dir.clone(), Mutex::new(Some(store)), live.clone());
@@ -133,6 +135,12 @@ async fn serve(
     parts.check()?;
     let handlers = move || Handlers::new(parts.clone());
     let handlers = tree.add(Child::new("handlers", handlers).own_thread());
+    let parts = (gpus, store.clone(), live.clone(), runs.clone());
+    let gpus = move || {
+        let (settings, store, live, runs) = parts.clone();
+        Gpus::new(settings, store, live, runs)
+    };
+    let gpus = tree.add(Child::new("gpus", gpus));
     let down = |e| Error::new(Code::Internal, "supervisor", e);
     let tree = tree.start().await.map_err(down)?;
     let (leave, mut left) = mpsc::channel(1);
@@ -142,6 +150,7 @@ async fn serve(
         models,
         datasets,
         store,
+        gpus,
         tree: tree.clone(),
         live,
         limit,

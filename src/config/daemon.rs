@@ -1,6 +1,7 @@
 //! `daemon.toml` and `BACKPROPD_…` variables to validated types.
 
 use super::file::ConfigFile;
+use crate::domain::gpu::GpuSettings;
 use crate::domain::{Code, DeviceName, Error, Result};
 use crate::protocol::handlers::HandlerSpec;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ pub struct DaemonConfig {
     pub control: ControlTable,
     /// `[workers]`
     pub workers: WorkersTable,
+    /// `[gpus]`
+    pub gpus: GpuSettings,
     /// `[events]`
     pub events: EventsTable,
     /// `[[handlers]]`
@@ -194,6 +197,9 @@ impl DaemonConfig {
                 return Err(file.invalid(&format!("handlers[{n}].name"), message));
             }
         }
+        if let Err(error) = self.gpus.validate() {
+            return Err(file.invalid(&format!("gpus.{}", error.about), error.message));
+        }
         if self.control.mode().is_none() {
             let message = format!("{:?} is no octal mode such as 0660", self.control.mode);
             return Err(file.invalid("control.mode", message));
@@ -320,6 +326,11 @@ mod tests {
         .unwrap();
         assert_eq!((config.workers.limit, config.workers.threads), (4, 3));
         assert_eq!(config.log.format, LogFormat::Json);
+        let config = read("", &[("BACKPROPD_GPUS__DEVICES", "1")]).unwrap();
+        assert_eq!(config.gpus.devices, "1");
+        let variables = [("BACKPROPD_GPUS__LIMITS__TEMPERATURE_WARNING", "70.5")];
+        let config = read("", &variables).unwrap();
+        assert_eq!(config.gpus.limits.temperature_warning, 70.5);
     }
 
     #[test]
@@ -328,6 +339,27 @@ mod tests {
             ("[workers]\nlimit = 0\n", &[][..], ":2: workers.limit"),
             ("[workers]\nlimits = 1\n", &[], ":2: workers.limits"),
             ("[control]\nmode = \"rw\"\n", &[], ":2: control.mode"),
+            ("[gpus]\nhistory = 0\n", &[], ":2: gpus.history"),
+            (
+                "[gpus.limits]\ntemperature_critical = 96\n",
+                &[],
+                ":2: gpus.limits.temperature_critical",
+            ),
+            (
+                "[gpus.override.0]\npower_limit = 9\n",
+                &[],
+                ":1: gpus.override.0.power_warning",
+            ),
+            (
+                "[gpus.override.0]\ntemprature = 9\n",
+                &[],
+                ":2: gpus.override.0.temprature",
+            ),
+            (
+                "",
+                &[("BACKPROPD_GPUS__INTERVAL_SECONDS", "0")],
+                "gpus.interval_seconds",
+            ),
             ("[worker]\n", &[], ":1: worker"),
             ("", &[("BACKPROPD_WORKERS__LIMIT", "many")], "workers.limit"),
             ("", &[("BACKPROPD_WORKERS__LIMITS", "1")], "workers.limits"),

@@ -58,10 +58,13 @@ pub async fn stream(
     };
     Ok(futures_util::stream::unfold(reader, |mut reader| async {
         let event = reader.next().await?;
-        let sent = sse::Event::default()
-            .id(event.id.to_string())
+        let mut sent = sse::Event::default()
             .event(event.kind.clone())
             .data(json!(event).to_string());
+        // What is kept nowhere leaves the place from which its reader goes on as it is.
+        if !event.is_passing() {
+            sent = sent.id(event.id.to_string());
+        }
         Some((Ok(sent), reader))
     }))
 }
@@ -87,6 +90,9 @@ impl Reader {
                 continue;
             }
             match self.live.recv().await {
+                Ok(event) if event.is_passing() && self.run.is_none() => {
+                    self.ready.push_back((*event).clone());
+                }
                 Ok(event) if event.id <= self.last => {}
                 Ok(event) if self.run.is_some() && event.run != self.run => self.last = event.id,
                 Ok(event) => self.ready.push_back((*event).clone()),

@@ -6,6 +6,7 @@ mod datasets;
 mod events;
 mod extract;
 mod follow;
+mod gpus;
 mod handlers;
 mod listen;
 mod models;

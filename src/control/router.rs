@@ -28,8 +28,9 @@
 use super::answer::Failed;
 use super::openapi::{self, about};
 use super::serve::MAX_BODY;
-use super::{datasets, follow, handlers, models, runs, service};
+use super::{datasets, follow, gpus, handlers, models, runs, service};
 use crate::actors::datasets::Datasets;
+use crate::actors::gpus::Gpus;
 use crate::actors::handlers::Handlers;
 use crate::actors::models::Models;
 use crate::actors::runs::Runs;
@@ -58,7 +59,9 @@ pub struct Daemon {
     pub datasets: ChildRef<Datasets>,
     /// The database.
     pub store: StoreRef,
-    /// The supervisor of both.
+    /// The GPU monitor.
+    pub gpus: ChildRef<Gpus>,
+    /// The supervisor of all.
     pub tree: ChildRef<Supervisor>,
     /// Events as they become durable.
     pub live: Live,
@@ -77,6 +80,7 @@ pub fn router(daemon: Daemon) -> Router {
     let routes = ApiRouter::new()
         .merge(service::routes())
         .merge(runs::routes())
+        .merge(gpus::routes())
         .merge(follow::routes())
         .merge(handlers::routes())
         .merge(models::routes())

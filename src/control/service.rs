@@ -4,7 +4,7 @@ use super::answer::Answer;
 use super::openapi::about;
 use super::router::Daemon;
 use super::runs::LIST;
-use super::view;
+use super::{gpus, view};
 use crate::actors::store::read;
 use crate::domain::run_state::RunState;
 use crate::protocol::api::{Down, Leaving, Status};
@@ -48,6 +48,7 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Status> {
         memory: memory::resident(),
         limit: daemon.limit,
         queued,
+        gpus: gpus::summary(&daemon).await,
         active: active.into_iter().map(view::run).collect(),
         recent: ended.take(RECENT).map(view::run).collect(),
         down: ailing(&daemon.tree).await,

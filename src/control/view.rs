@@ -25,6 +25,9 @@ pub fn run(run: store::Run) -> RunView {
             .filter(|_| run.state.has_worker()),
         workers: run.life,
         pid: run.worker.map(|worker| worker.pid),
+        gpu: run.lease,
+        hold: run.hold,
+        max_temperature: run.max_temperature,
         error: run.failure.map(|failure| Problem {
             code: failure.code,
             detail: failure.message,

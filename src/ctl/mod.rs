@@ -4,6 +4,7 @@
 mod assets;
 mod client;
 mod datasets;
+mod gpus;
 mod handlers;
 mod models;
 mod render;
@@ -63,6 +64,8 @@ enum Verb {
     Models(models::ModelsArgs),
     /// Datasets that runs may refer to by name
     Datasets(datasets::DatasetsArgs),
+    /// The GPUs: how they are, and which runs compute on them
+    Gpus(gpus::GpusArgs),
     /// Save all runs and end the daemon
     Shutdown,
 }
@@ -118,6 +121,7 @@ pub fn ctl(args: CtlArgs) -> Result<ExitCode> {
         Verb::Handlers(args) => handlers::handlers(&session, args)?,
         Verb::Models(args) => models::models(&session, args)?,
         Verb::Datasets(args) => datasets::datasets(&session, args)?,
+        Verb::Gpus(args) => gpus::gpus(&session, args)?,
         Verb::Shutdown => {
             let said: serde_json::Value = session.client.post("/v1/shutdown", &())?;
             session.print(&said, |_| "the daemon saves all runs and ends\n".to_owned());

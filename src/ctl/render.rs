@@ -1,5 +1,6 @@
 //! Answers of the daemon as text.
 
+use crate::domain::gpu::{GpuHold, Stance};
 use crate::protocol::api::{RunView, Status};
 use crate::report::{duration, thousands};
 use comfy_table::{CellAlignment, Table, presets};
@@ -22,6 +23,7 @@ pub fn status(status: &Status) -> String {
         "; {training} of {} workers busy, {} queued",
         status.limit, status.queued
     );
+    let _ = writeln!(text, "gpus: {}", status.gpus.line);
     for down in &status.down {
         let _ = writeln!(text, "! {} is {}: {}", down.actor, down.state, down.cause);
     }
@@ -95,6 +97,12 @@ pub fn run(run: &RunView) -> String {
     if let Some(pid) = run.pid {
         line("worker", format!("pid {pid}"));
     }
+    if let Some(gpu) = &run.gpu {
+        line("GPU", format!("{} ({})", gpu.gpu.index, gpu.device));
+    }
+    if let Some(hold) = &run.hold {
+        line("held", held(hold));
+    }
     if run.workers > 1 {
         line("workers", format!("{} so far", run.workers));
     }
@@ -102,6 +110,20 @@ pub fn run(run: &RunView) -> String {
         line("error", problem.line());
     }
     text
+}
+
+/// What the GPU monitor has to do with a run that does not go on.
+fn held(hold: &GpuHold) -> String {
+    let GpuHold {
+        gpu,
+        stance,
+        reason,
+    } = hold;
+    match stance {
+        Stance::Paused => format!("until GPU {} has recovered: {reason}", gpu.index),
+        Stance::Ending => format!("saves and ends because of GPU {}: {reason}", gpu.index),
+        Stance::Overruled => format!("no more: resumed in spite of GPU {}", gpu.index),
+    }
 }
 
 fn state(run: &RunView) -> String {

@@ -22,6 +22,9 @@ pub struct SubmitArgs {
     /// first one made
     #[arg(long)]
     key: Option<String>,
+    /// Pause from this temperature of its GPU on; it only ever lowers what the host allows
+    #[arg(long, value_name = "CELSIUS")]
+    max_temperature: Option<f64>,
     /// Follow it until it ends
     #[arg(long)]
     watch: bool,
@@ -40,6 +43,7 @@ pub fn submit(session: &Session, args: SubmitArgs) -> Result<ExitCode> {
     };
     let base = std::path::absolute(folder).map_err(|e| Error::read(folder, &e))?;
     let request = Submit {
+        max_temperature: args.max_temperature,
         run_toml,
         base,
         file: path.display().to_string(),

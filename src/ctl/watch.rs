@@ -45,7 +45,14 @@ pub fn watch(session: &Session, id: RunId, from_start: bool) -> Result<ExitCode>
     };
     screen.clear();
     match run.state {
-        RunState::Failed => Err(run.error.map_or_else(
+        RunState::Aborted if run.error.is_none() => {
+            if !session.json {
+                screen.line(&ended(&run, run.state));
+            }
+            Ok(ExitCode::FAILURE)
+        }
+        // Also what an emergency ended.
+        RunState::Failed | RunState::Aborted => Err(run.error.map_or_else(
             || crate::domain::Error::new(Code::Internal, &run.name, "failed without a reason"),
             Into::into,
         )),

@@ -97,6 +97,12 @@ codes! {
     MemoryEstimate = "memory-estimate", 62;
     /// A compute device that is not available.
     DeviceUnavailable = "device-unavailable", 63;
+    /// An error of a GPU that no later work of the same process survives.
+    DevicePoisoned = "device-poisoned", 64;
+    /// A GPU that is gone: off the bus, or in need of a reset.
+    DeviceLost = "device-lost", 65;
+    /// A GPU that was too hot for its runs to go on.
+    GpuEmergency = "gpu-emergency", 66;
     /// A frame between worker and parent that cannot be understood.
     ProtocolInvalid = "protocol-invalid", 70;
     /// Another process works with the daemon's state folder.

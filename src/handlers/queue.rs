@@ -108,10 +108,12 @@ impl Queue {
     pub fn push(&self, event: &Arc<Event>) {
         let takes = self.takes(event);
         let mut state = self.state();
-        if event.id <= state.seen {
-            return;
+        if !event.is_passing() {
+            if event.id <= state.seen {
+                return;
+            }
+            state.seen = event.id;
         }
-        state.seen = event.id;
         if !takes {
             state.pass(event.id);
             return;

@@ -1,7 +1,9 @@
 //! What travels over the control socket: requests, answers, problems.
 
+use super::gpus::GpuSummary;
 use super::{DaemonFact, Fact};
 use crate::domain::gpu::GpuFact;
+use crate::domain::gpu::{GpuHold, Lease};
 use crate::domain::run_state::RunState;
 use crate::domain::{Code, Error, RunId};
 use schemars::JsonSchema;
@@ -31,6 +33,9 @@ pub struct Submit {
     /// nothing.
     #[serde(default)]
     pub key: Option<String>,
+    /// °C of its GPU from which on it pauses; it only ever lowers what the host allows.
+    #[serde(default)]
+    pub max_temperature: Option<f64>,
 }
 
 fn run_toml() -> String {
@@ -66,6 +71,12 @@ pub struct RunView {
     pub workers: u64,
     /// The worker's process.
     pub pid: Option<u32>,
+    /// The GPU that it was given.
+    pub gpu: Option<Lease>,
+    /// Why it waits or ends though nobody asked for it, or that somebody overruled that.
+    pub hold: Option<GpuHold>,
+    /// °C from which on it pauses, where that is less than what the host allows.
+    pub max_temperature: Option<f64>,
     /// Why it failed, or why its worker was last restarted.
     pub error: Option<Problem>,
     /// When it was submitted: milliseconds since 1970.
@@ -91,6 +102,8 @@ pub struct Status {
     pub limit: usize,
     /// Runs that wait.
     pub queued: usize,
+    /// The GPUs.
+    pub gpus: GpuSummary,
     /// Runs that have a worker, or are paused.
     pub active: Vec<RunView>,
     /// The last ones that ended, newest first.
@@ -134,7 +147,9 @@ pub struct Event {
     /// [`super::VERSION`].
     pub v: u32,
     /// Its place among all events, 1, 2, 3, …; a reader that missed some is told by an
-    /// event of kind `gap`, which has the id of the last one missed.
+    /// event of kind `gap`, which has the id of the last one missed. Absent (0 in memory)
+    /// for what is told as it happens and kept nowhere, as `gpu_status`.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub id: u64,
     /// The run that it is about.
     pub run: Option<RunId>,
@@ -173,6 +188,16 @@ impl Event {
         }
     }
 
+    /// An event that is told and not kept: it has no place among the others.
+    pub fn passing(at: i64, kind: &str, fields: Value) -> Self {
+        Self::new(0, None, None, at, kind, fields)
+    }
+
+    /// Whether it is told and not kept.
+    pub fn is_passing(&self) -> bool {
+        is_zero(&self.id)
+    }
+
     /// The worker's fact that this event is, where it is one.
     pub fn fact(&self) -> Option<Fact> {
         self.payload()
@@ -193,6 +218,10 @@ impl Event {
         fields.insert("kind".into(), self.kind.clone().into());
         serde_json::from_value(Value::Object(fields)).ok()
     }
+}
+
+fn is_zero(id: &u64) -> bool {
+    *id == 0
 }
 
 /// An error as `application/problem+json` (RFC 9457).

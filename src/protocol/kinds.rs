@@ -42,6 +42,7 @@ pub const ALL: &[&str] = &[
     "run_queued",
     "suspended",
     "worker_lost",
+    "gpu_action",
     "handler_failed",
     "handler_restarted",
     "handler_quarantined",
@@ -51,9 +52,10 @@ pub const ALL: &[&str] = &[
 ];
 
 impl Event {
-    /// Whether a newer event of this kind makes this one superfluous.
+    /// Whether a newer event of this kind makes this one superfluous. What is kept nowhere
+    /// cannot be read again by who is slow.
     pub fn is_lossy(&self) -> bool {
-        LOSSY.contains(&self.kind.as_str())
+        self.is_passing() || LOSSY.contains(&self.kind.as_str())
     }
 }
 
@@ -88,6 +90,8 @@ mod tests {
         }
         assert!(is_known("handler_*") && is_known("*") && is_known("epoch"));
         assert!(!is_known("run_complete") && !is_known("") && !is_known("x*"));
+        let passing = Event::passing(0, "gpu_throttle", serde_json::json!({}));
+        assert!(passing.is_lossy());
         assert!(LOSSY.iter().all(|kind| ALL.contains(kind)));
     }
 }

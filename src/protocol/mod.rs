@@ -6,6 +6,7 @@
 pub mod api;
 pub mod asset;
 mod fact;
+pub mod gpus;
 pub mod handlers;
 pub mod kinds;
 mod nullable;

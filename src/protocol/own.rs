@@ -1,5 +1,6 @@
 //! What the daemon itself says, beside what its workers and its GPU monitor say.
 
+use crate::domain::gpu::{Action, GpuName};
 use serde::{Deserialize, Serialize};
 
 /// A fact of the daemon's own.
@@ -30,6 +31,15 @@ pub enum DaemonFact {
     Aborted {
         /// One line.
         message: String,
+    },
+    /// The GPU monitor pauses a run, lets it go on, or ends it.
+    GpuAction {
+        /// One line: why, and what follows.
+        message: String,
+        /// Which of them: `pause`, `resume`, `abort`.
+        action: Action,
+        /// The GPU.
+        gpu: GpuName,
     },
     /// An event handler failed, panicked, or missed its deadline.
     HandlerFailed {

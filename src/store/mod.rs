@@ -27,6 +27,7 @@
 
 mod assets;
 mod events;
+mod gpus;
 mod handlers;
 mod metrics;
 mod open;

@@ -2,6 +2,7 @@
 
 use super::sql::{Json, json, not_found};
 use super::{Millis, Progress, Tx, View};
+use crate::domain::gpu::{GpuHold, Lease};
 use crate::domain::run_state::{Answer, Command, Input, Report, RunState};
 use crate::domain::{Process, Result, RunId, SweepId};
 use rusqlite::{Row, named_params};
@@ -19,6 +20,8 @@ pub struct NewRun {
     pub toml: String,
     /// Keys that were set apart from the file, with their values in TOML.
     pub overrides: BTreeMap<String, String>,
+    /// °C from which on it pauses, where that is to be less than what the host allows.
+    pub max_temperature: Option<f64>,
 }
 
 impl NewRun {
@@ -64,6 +67,12 @@ pub struct Run {
     pub last_seq: u64,
     /// The worker's process, from its start to its end.
     pub worker: Option<Process>,
+    /// The GPU that it was given, for as long as it has a worker.
+    pub lease: Option<Lease>,
+    /// Why it waits or ends though nobody asked for it.
+    pub hold: Option<GpuHold>,
+    /// °C from which on it pauses, where that is less than what the host allows.
+    pub max_temperature: Option<f64>,
     /// When it was submitted.
     pub queued_at: Millis,
     /// When it first ran.
@@ -158,6 +167,12 @@ impl View<'_> {
         )
     }
 
+    /// The runs that a condition on their columns holds for, the oldest first.
+    pub(super) fn some_runs(&self, condition: &str) -> Result<Vec<Run>> {
+        let sql = format!("SELECT * FROM runs WHERE {condition} ORDER BY id");
+        self.all(&sql, [], read)
+    }
+
     /// The runs that have a worker or were about to get one, for a daemon that comes back.
     pub fn runs_with_worker(&self) -> Result<Vec<Run>> {
         let mut runs = Vec::new();
@@ -197,8 +212,8 @@ impl Tx<'_> {
         let overrides = json(&new.overrides)?;
         let run = RunId(self.insert(
             "INSERT INTO runs (name, submission, priority, state, sweep, sweep_index,
-                               queued_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)",
+                               queued_at, updated_at, max_temperature)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8)",
             (
                 &new.name,
                 submission,
@@ -207,6 +222,7 @@ impl Tx<'_> {
                 place.map(|p| p.0),
                 place.map(|p| p.1),
                 now,
+                new.max_temperature,
             ),
         )?);
         self.execute(
@@ -243,6 +259,8 @@ impl Tx<'_> {
                      worker_pid = iif(:worker, worker_pid, NULL),
                      worker_started = iif(:worker, worker_started, NULL),
                      worker_boot = iif(:worker, worker_boot, NULL),
+                     lease = iif(:worker, lease, NULL),
+                     gpu_hold = iif(:ended OR :given, NULL, gpu_hold),
                      error_code = iif(:again, NULL, error_code),
                      error_message = iif(:again, NULL, error_message),
                      ending = iif(:again, NULL, ending)
@@ -268,10 +286,7 @@ impl Tx<'_> {
     pub fn fail_run(&self, run: RunId, failure: &Failure, now: Millis) -> Result<Answer> {
         let answer = self.apply(run, Report::Failed, now)?;
         if let Answer::Applied(_) = answer {
-            self.execute(
-                "UPDATE runs SET error_code = ?2, error_message = ?3 WHERE id = ?1",
-                (run, &failure.code, &failure.message),
-            )?;
+            self.set_failure(run, failure)?;
         }
         Ok(answer)
     }
@@ -362,6 +377,11 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Run> {
         life: row.get("life")?,
         last_seq: row.get("last_seq")?,
         worker,
+        lease: row.get::<_, Option<Json<_>>>("lease")?.map(|json| json.0),
+        hold: row
+            .get::<_, Option<Json<_>>>("gpu_hold")?
+            .map(|json| json.0),
+        max_temperature: row.get("max_temperature")?,
         queued_at: row.get("queued_at")?,
         started_at: row.get("started_at")?,
         ended_at: row.get("ended_at")?,

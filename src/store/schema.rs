@@ -9,7 +9,7 @@ use std::path::Path;
 pub(super) const APPLICATION: i64 = 0x6270_6431;
 
 /// Entry n leads from version n to n + 1. An entry never changes after its release.
-pub(super) const MIGRATIONS: &[&str] = &[V1, super::handlers::TABLE];
+pub(super) const MIGRATIONS: &[&str] = &[V1, super::handlers::TABLE, super::gpus::COLUMNS];
 
 const V1: &str = "
 CREATE TABLE sweeps (

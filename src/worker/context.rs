@@ -70,12 +70,12 @@ impl<'a> Context<'a> {
     /// Takes the commands that have come, and waits while the run is paused. Each is valid
     /// at any time: what changes nothing is passed over.
     pub fn obey(&self) -> Wish {
-        let mut wish = Wish::Continue;
         while let Some(command) = self.link.command() {
             match command {
                 Command::Stop => return Wish::Stop,
                 Command::Abort => return Wish::Abort,
-                Command::Checkpoint => wish = Wish::Checkpoint,
+                // Before what comes after it: a pause may last.
+                Command::Checkpoint => return Wish::Checkpoint,
                 Command::Resume => {}
                 Command::Pause => match self.pause() {
                     Wish::Continue => {}
@@ -83,7 +83,7 @@ impl<'a> Context<'a> {
                 },
             }
         }
-        wish
+        Wish::Continue
     }
 
     fn pause(&self) -> Wish {
@@ -120,7 +120,8 @@ mod tests {
             (&[Pause, Resume, Checkpoint], Wish::Checkpoint),
             (&[Pause, Stop], Wish::Stop),
             (&[Pause, Abort], Wish::Abort),
-            (&[Checkpoint, Stop, Stop], Wish::Stop),
+            (&[Checkpoint, Pause, Stop], Wish::Checkpoint),
+            (&[Stop, Stop], Wish::Stop),
         ];
         for (commands, wish) in cases {
             commands.iter().for_each(|c| listener.command(*c));

@@ -171,15 +171,17 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
     /// Runs the steps that are left.
     fn steps(&mut self, context: &mut Context<'_>) -> Result<End> {
         loop {
-            let wish = context.obey();
-            if wish == Wish::Abort {
-                return Ok(End::Aborted);
-            }
-            if wish == Wish::Stop || wish == Wish::Checkpoint {
-                self.save(context)?;
-            }
-            if wish == Wish::Stop {
-                return Ok(End::Stopped);
+            match context.obey() {
+                Wish::Continue => {}
+                Wish::Abort => return Ok(End::Aborted),
+                Wish::Stop => {
+                    self.save(context)?;
+                    return Ok(End::Stopped);
+                }
+                Wish::Checkpoint => {
+                    self.save(context)?;
+                    continue;
+                }
             }
             if self.state.step >= self.steps {
                 return Ok(End::Completed);

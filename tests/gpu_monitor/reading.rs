@@ -47,6 +47,7 @@ fn every_field_is_read_and_each_may_fail_alone() {
         [
             "available",
             "condition",
+            "hold",
             "index",
             "power_limit_w",
             "reasons",

@@ -47,10 +47,19 @@ impl StubNvml {
 
     /// Raises an error of a GPU.
     pub fn raise_xid(&self, gpu: u32, xid: u64) {
-        // Renamed into place, so that it is read whole.
-        let draft = self.folder.path().join("xid.draft");
-        std::fs::write(&draft, format!("{gpu} {xid}")).unwrap();
-        std::fs::rename(draft, self.folder.path().join("xid")).unwrap();
+        self.write("xid", &format!("{gpu} {xid}"));
+    }
+
+    /// Says what a GPU's `key` is from now on, whatever the script says.
+    pub fn set(&self, key: &str, gpu: u32, value: &str) {
+        self.write(&format!("{key}.{gpu}"), value);
+    }
+
+    /// Renamed into place, so that it is read whole.
+    fn write(&self, name: &str, text: &str) {
+        let draft = self.folder.path().join(format!("{name}.draft"));
+        std::fs::write(&draft, text).unwrap();
+        std::fs::rename(draft, self.folder.path().join(name)).unwrap();
     }
 }
 

@@ -15,6 +15,9 @@
  *
  * A key that the script lacks is answered with "not supported".
  *
+ * A file `KEY.GPU` beside the library, as `temperature.0`, holds a value that counts in place
+ * of the script's for as long as it is there.
+ *
  * `xid`: `GPU NUMBER`; whoever waits for events gets it, and the file is removed.
  */
 #define _GNU_SOURCE
@@ -126,9 +129,20 @@ static int take(const char *key, int gpu, char *value) {
     }
 }
 
+/* What the test says now. */
+static int now(const char *key, int gpu, char *value) {
+    char name[64];
+    snprintf(name, sizeof name, "%s.%d", key, gpu);
+    FILE *file = fopen(beside(name), "r");
+    if (!file) return 0;
+    int read = fscanf(file, "%31s", value);
+    fclose(file);
+    return read == 1;
+}
+
 static int number(const char *key, int gpu, long long *to) {
     char value[32];
-    if (!take(key, gpu, value)) return NOT_SUPPORTED;
+    if (!now(key, gpu, value) && !take(key, gpu, value)) return NOT_SUPPORTED;
     if (value[0] == '!') return atoi(value + 1);
     *to = atoll(value);
     return OK;

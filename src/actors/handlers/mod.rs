@@ -155,10 +155,13 @@ impl Handlers {
     }
 
     fn push(&mut self, event: &Arc<Event>) {
-        if event.id <= self.last {
-            return;
+        // What is kept nowhere has no number, and comes once.
+        if !event.is_passing() {
+            if event.id <= self.last {
+                return;
+            }
+            self.last = event.id;
         }
-        self.last = event.id;
         for entry in self.entries.values() {
             entry.queue.push(event);
         }

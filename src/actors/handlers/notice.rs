@@ -72,7 +72,8 @@ impl Listed {
                 ..
             } => {
                 let lost = self.queue.fail();
-                let event = lost.as_ref().map(|lost| lost.event.id);
+                let kept = lost.as_ref().filter(|lost| !lost.event.is_passing());
+                let event = kept.map(|lost| lost.event.id);
                 let event_kind = lost.as_ref().map(|lost| lost.event.kind.clone());
                 let told =
                     |kind: &String| kind.starts_with("handler_") || kind == "actor_restarted";

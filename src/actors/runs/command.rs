@@ -1,9 +1,10 @@
 //! What runs are told by people and policies.
 
 use super::Runs;
+use super::gpus::{emergency, overrule};
 use super::hear::own;
 use crate::actors::assets::refer;
-use crate::actors::store::{read, write};
+use crate::actors::store::write;
 use crate::config::RunConfig;
 use crate::domain::run_state::{Answer, Command, RunState};
 use crate::domain::{Code, Error, Result, RunId};
@@ -60,6 +61,13 @@ fn resolve(submit: Submit) -> Result<(NewRun, RunConfig)> {
         let message = "is not absolute; the daemon works in another folder than you do";
         return Err(Error::new(Code::Usage, "base", message));
     }
+    if let Some(max_temperature) = submit
+        .max_temperature
+        .filter(|c| !(1.0..=150.0).contains(c))
+    {
+        let message = format!("{max_temperature} °C is not within 1 and 150");
+        return Err(Error::new(Code::Usage, "max_temperature", message));
+    }
     let mut config = RunConfig::parse(&submit.file, &submit.run_toml, &submit.base, &submit.set)?;
     if !config.output.as_os_str().is_empty() {
         config.output = submit.base.join(&config.output);
@@ -68,6 +76,7 @@ fn resolve(submit: Submit) -> Result<(NewRun, RunConfig)> {
         name: config.name.clone(),
         priority: submit.priority,
         toml: config.to_toml()?,
+        max_temperature: submit.max_temperature,
         ..NewRun::default()
     };
     Ok((new, config))
@@ -98,12 +107,17 @@ impl Handler<Order> for Runs {
         let store = self.store.clone();
         let Order { run, command } = order;
         let told = async move {
-            let answer = write(&store, move |tx| tx.apply(run, command, now_millis())).await?;
-            let run = read(&store, move |view| view.run(run)).await?;
+            let told = write(&store, move |tx| {
+                let before = tx.run(run)?;
+                let answer = tx.apply(run, command, now_millis())?;
+                let overruled = overrule(tx, &before, command)?;
+                Ok((answer, overruled, tx.run(run)?))
+            });
+            let (answer, overruled, run) = told.await?;
             match answer {
                 Answer::Applied(_) => Ok(Told { changed: true, run }),
                 Answer::AlreadySo => Ok(Told {
-                    changed: false,
+                    changed: overruled,
                     run,
                 }),
                 Answer::NotPossible(refusal) => Err(refusal.error(format_args!("run {}", run.id))),
@@ -111,7 +125,7 @@ impl Handler<Order> for Runs {
         };
         Box::pin(told.into_actor(self).map(move |told, this, ctx| {
             if let Ok(told) = &told {
-                if let Some(command) = of_worker(told.run.state) {
+                if let Some(command) = of_worker(&told.run) {
                     this.tell(run, command);
                 }
                 if told.run.state == RunState::Queued {
@@ -127,8 +141,10 @@ impl Handler<Order> for Runs {
 }
 
 /// What a worker is told for a command that it has not answered.
-pub(super) fn of_worker(state: RunState) -> Option<protocol::Command> {
-    Some(match state.unanswered()? {
+pub(super) fn of_worker(run: &Run) -> Option<protocol::Command> {
+    Some(match run.state.unanswered()? {
+        // An emergency leaves a checkpoint.
+        Command::Abort if emergency(run).is_some() => protocol::Command::Stop,
         Command::Pause => protocol::Command::Pause,
         Command::Resume => protocol::Command::Resume,
         Command::Stop | Command::EndEarly => protocol::Command::Stop,

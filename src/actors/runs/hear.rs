@@ -2,12 +2,13 @@
 
 use super::Runs;
 use super::command::of_worker;
+use super::gpus::emergency;
 use crate::actors::store::{read, write};
 use crate::actors::trainer::{FromTrainer, Heard};
 use crate::domain::run_state::{Report, RunState};
 use crate::domain::worker_end::WorkerEnd;
 use crate::domain::{Error, Result, RunId};
-use crate::protocol::Fact;
+use crate::protocol::{Fact, Frame};
 use crate::store::{Failure, Tx};
 use crate::supervise::Context;
 use crate::system::clock::now_millis;
@@ -100,9 +101,9 @@ impl Runs {
     /// Tells a worker that is there now what its run was told before.
     fn remind(&self, run: RunId, ctx: &mut Context<Self>) {
         let store = self.store.clone();
-        let state = async move { read(&store, move |view| Ok(view.run(run)?.state)).await };
-        ctx.spawn(state.into_actor(self).map(move |state, this, _| {
-            if let Some(command) = state.ok().and_then(of_worker) {
+        let found = async move { read(&store, move |view| view.run(run)).await };
+        ctx.spawn(found.into_actor(self).map(move |found, this, _| {
+            if let Some(command) = found.ok().as_ref().and_then(of_worker) {
                 this.tell(run, command);
             }
         }));
@@ -145,6 +146,21 @@ fn store_item(tx: &Tx<'_>, item: &Item, leaving: bool) -> Result<()> {
     match &item.heard.heard {
         Heard::Spawned(process) => tx.set_worker(run, life, process).map(|_| ()),
         Heard::Frame(frame) => {
+            if let Fact::Stopped(ending) = &frame.fact
+                && let Some(failure) = emergency(&tx.run(run)?)
+            {
+                let fact = Fact::Aborted(ending.clone());
+                let _ = tx.record(
+                    run,
+                    life,
+                    &Frame {
+                        fact,
+                        ..(**frame).clone()
+                    },
+                    now,
+                )?;
+                return tx.set_failure(run, &failure);
+            }
             // A daemon that ends stops its workers; nobody asked for the runs to end.
             let suspends = leaving
                 && matches!(frame.fact, Fact::Stopped(_))
@@ -185,8 +201,8 @@ fn store_end(
         return tx.apply(run, end.report(), now).map(|_| ());
     };
     // One that was told to end before it had begun goes without a word.
-    let told = tx
-        .run(run)?
+    let before = tx.run(run)?;
+    let told = before
         .state
         .unanswered()
         .is_some_and(|command| command.ends());
@@ -194,6 +210,9 @@ fn store_end(
         return give_up(tx, run, error);
     }
     let _ = tx.apply(run, Report::Lost, now)?;
+    if let Some(failure) = emergency(&before) {
+        tx.set_failure(run, &failure)?;
+    }
     match tx.run(run)?.state {
         state if state.has_ended() => own(tx, run, state.as_str(), "before it had begun"),
         RunState::Queued if leaving => {

@@ -3,6 +3,7 @@
 
 use super::Runs;
 use crate::actors::store::{read, write};
+use crate::domain::gpu::Lease;
 use crate::domain::run_state::Report;
 use crate::domain::{Process, RunId};
 use crate::supervise::Context;
@@ -17,6 +18,7 @@ const GONE: u32 = 4;
 pub struct Leftover {
     run: RunId,
     process: Option<Process>,
+    pub(super) lease: Option<Lease>,
     /// When it is killed.
     deadline: Instant,
 }
@@ -32,6 +34,7 @@ impl Runs {
                 Ok(runs) => this.leftover.extend(runs.into_iter().map(|run| Leftover {
                     run: run.id,
                     process: run.worker,
+                    lease: run.lease,
                     deadline,
                 })),
                 Err(error) => {
@@ -59,6 +62,7 @@ impl Runs {
             leftover.push(Leftover {
                 run: *run,
                 process: worker.process.take(),
+                lease: worker.lease.take(),
                 deadline,
             });
             false
@@ -105,6 +109,7 @@ impl Runs {
                         this.leftover.extend(gone.into_iter().map(|run| Leftover {
                             run,
                             process: None,
+                            lease: None,
                             deadline: now,
                         }));
                     }

@@ -7,21 +7,25 @@
 //! store, waits until they have saved and ended, and goes on from their checkpoints.
 
 mod command;
+mod gpus;
 mod hear;
 mod leftover;
 mod schedule;
 
 pub use command::{Order, Submission, Told};
+pub use gpus::GpuNews;
 
 use super::store::{StoreRef, write};
 use super::trainer::{FromTrainer, Tell, Trainer};
 use crate::config::daemon::DaemonConfig;
+use crate::domain::gpu::Lease;
 use crate::domain::{Process, RunId};
 use crate::store::{Retention, Tx};
 use crate::supervise::Context;
 use crate::system::clock::now_millis;
 use actix::prelude::*;
 use futures_util::StreamExt;
+use gpus::Known;
 use leftover::Leftover;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -53,6 +57,8 @@ pub struct Runs {
     lost: BTreeMap<RunId, VecDeque<Instant>>,
     /// Runs that wait before their next worker.
     not_before: BTreeMap<RunId, Instant>,
+    /// What is known of the GPUs.
+    gpus: Known,
     /// Whether a look at the queue is under way.
     scheduling: bool,
     /// Set when the daemon ends: who is told when no worker is left.
@@ -64,6 +70,8 @@ struct Worker {
     trainer: Addr<Trainer>,
     life: u64,
     process: Option<Process>,
+    lease: Option<Lease>,
+    max_temperature: Option<f64>,
     /// Looks at which its trainer was gone; the last thing that it said may be on the way.
     gone: u32,
 }
@@ -82,6 +90,7 @@ impl Runs {
             leftover: Vec::new(),
             lost: BTreeMap::new(),
             not_before: BTreeMap::new(),
+            gpus: Known::default(),
             scheduling: false,
             leaving: None,
         }

@@ -1,8 +1,10 @@
 //! Which runs get a worker.
 
+use super::gpus::Places;
 use super::{Runs, Worker};
 use crate::actors::store::write;
 use crate::actors::trainer::{Limits, Trainer};
+use crate::domain::gpu::Lease;
 use crate::domain::run_state::{Answer, Report};
 use crate::domain::{Result, RunId};
 use crate::protocol::VERSION;
@@ -22,6 +24,8 @@ struct Given {
     run: RunId,
     life: u64,
     toml: String,
+    lease: Option<Lease>,
+    max_temperature: Option<f64>,
 }
 
 impl Runs {
@@ -32,12 +36,19 @@ impl Runs {
         if free == 0 || self.scheduling || self.leaving.is_some() {
             return;
         }
+        let places = match self.gpus.places(self.config.workers.device, &self.taken()) {
+            Places::Unneeded => vec![None; free],
+            Places::These(leases) => leases.into_iter().take(free).map(Some).collect(),
+        };
+        if places.is_empty() {
+            return;
+        }
         let now = Instant::now();
         self.not_before.retain(|_, until| *until > now);
         let waiting: BTreeSet<RunId> = self.not_before.keys().copied().collect();
         let store = self.store.clone();
         self.scheduling = true;
-        let given = async move { write(&store, move |tx| give(tx, free, &waiting)).await };
+        let given = async move { write(&store, move |tx| give(tx, places, &waiting)).await };
         ctx.spawn(given.into_actor(self).map(|given, this, _| {
             this.scheduling = false;
             match given {
@@ -61,13 +72,16 @@ impl Runs {
         };
         let (run, life) = (given.run, given.life);
         tracing::info!(%run, life, "starting a worker");
-        let trainer = Trainer::new(run, life, start, limits, self.to_me.clone()).start();
+        let device = given.lease.as_ref().map(|lease| lease.device.clone());
+        let trainer = Trainer::new(run, life, start, device, limits, self.to_me.clone()).start();
         self.workers.insert(
             run,
             Worker {
                 trainer,
                 life,
                 process: None,
+                lease: given.lease,
+                max_temperature: given.max_temperature,
                 gone: 0,
             },
         );
@@ -77,16 +91,21 @@ impl Runs {
     }
 }
 
-fn give(tx: &Tx<'_>, free: usize, waiting: &BTreeSet<RunId>) -> Result<Vec<Given>> {
+fn give(tx: &Tx<'_>, places: Vec<Option<Lease>>, waiting: &BTreeSet<RunId>) -> Result<Vec<Given>> {
     let queue = tx.queue(QUEUE)?;
     let ready = queue.iter().filter(|run| !waiting.contains(&run.id));
     let mut given = Vec::new();
-    for run in ready.take(free) {
+    for (run, lease) in ready.zip(places) {
         if let Answer::Applied(_) = tx.apply(run.id, Report::Given, now_millis())? {
+            if let Some(lease) = &lease {
+                tx.set_lease(run.id, lease)?;
+            }
             given.push(Given {
                 run: run.id,
                 life: run.life + 1,
                 toml: tx.run_config(run.id)?.toml,
+                max_temperature: run.max_temperature,
+                lease,
             });
         }
     }

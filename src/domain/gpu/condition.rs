@@ -1,11 +1,23 @@
 //! How bad it is, and what follows for the runs.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The condition of a GPU, or of one of its measures. The order is that of severity.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
@@ -23,12 +35,6 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// Whether a run may start or go on in this condition. Unknown readings forbid
-    /// nothing: a card without a sensor is no reason not to train.
-    pub fn may_run(self) -> bool {
-        self < Condition::Critical
-    }
-
     /// The word that events and tables show.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -44,6 +50,31 @@ impl Condition {
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
+    }
+}
+
+/// What is wanted of the runs on a GPU for as long as it lasts.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// Nothing was seen yet that decides it: what runs may go on, what waits may not.
+    #[default]
+    Unknown,
+    /// They may run, and those that were paused go on.
+    Run,
+    /// They wait, with a checkpoint.
+    Pause,
+    /// They end, with a checkpoint.
+    Abort,
+}
+
+impl Hold {
+    /// Whether a run may begin here. Unknown readings forbid nothing: a card without a
+    /// sensor is no reason not to train.
+    pub fn may_begin(self) -> bool {
+        self < Hold::Pause
     }
 }
 

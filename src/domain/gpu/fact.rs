@@ -1,10 +1,11 @@
 //! What is said about GPUs.
 
 use super::{Action, Condition, GpuStatus, Reading, Throttle, Xid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which GPU a fact is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct GpuName {
     /// The driver's index.
     pub index: u32,
@@ -22,7 +23,7 @@ impl From<&Reading> for GpuName {
 }
 
 /// Where the driver stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum Driver {
     /// It was not asked yet.
@@ -136,6 +137,20 @@ impl GpuFact {
             GpuFact::GpuEcc { .. } => "gpu_ecc",
             GpuFact::GpuThrottle { .. } => "gpu_throttle",
             GpuFact::GpuDriver { .. } => "gpu_driver",
+        }
+    }
+
+    /// Whether it is told to those who listen and kept nowhere else: it comes with every
+    /// look, or as often, and the next one says the same anew.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            GpuFact::GpuStatus { .. } => true,
+            // A card at work touches its power limit all the time.
+            GpuFact::GpuThrottle { started, ended, .. } => started
+                .iter()
+                .chain(ended)
+                .all(|reason| matches!(reason, Throttle::PowerCap | Throttle::SyncBoost)),
+            _ => false,
         }
     }
 

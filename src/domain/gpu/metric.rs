@@ -36,6 +36,15 @@ pub(super) struct Scale {
     pub hysteresis: f64,
 }
 
+impl Scale {
+    /// Whether a value is so far below the limit of `condition` that it would end even one
+    /// that had held before anybody looked.
+    pub fn is_clear_of(&self, condition: Condition, value: Option<f64>) -> bool {
+        let mut limits = self.limits.iter().filter(|l| l.condition >= condition);
+        value.is_some_and(|value| limits.all(|limit| value < limit.at - self.hysteresis))
+    }
+}
+
 /// A measure's memory between looks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Metric {

@@ -13,10 +13,15 @@
 //!   its memory: memory alone would hold it for ever, so it pauses only where the settings
 //!   ask for that. A card at its power limit is slowed by its own firmware and in no
 //!   danger: power warns.
+//!
+//! What is wanted of the runs is told twice: as an [`Action`] with the change that caused
+//! it, for people, and as a [`Hold`] with every status, for whoever acts: what holds can be
+//! heard late or again, and nothing is missed by it.
 
 mod condition;
 mod fact;
 mod health;
+mod lease;
 mod metric;
 mod settings;
 mod status;
@@ -25,9 +30,10 @@ mod visible;
 mod watch;
 mod xid;
 
-pub use condition::{Action, Condition};
+pub use condition::{Action, Condition, Hold};
 pub use fact::{Driver, GpuFact, GpuName, Notice};
 pub use health::{Health, Throttle};
+pub use lease::{GpuHold, Lease, Stance, free_places, leasable};
 pub use settings::GpuSettings;
 pub use status::{GpuStatus, MigInstance, Reading};
 pub use thresholds::{LimitOverrides, Thresholds};

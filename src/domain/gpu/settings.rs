@@ -2,7 +2,7 @@
 
 use super::super::{Code, Error, Result};
 use super::{LimitOverrides, Thresholds};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,9 +24,16 @@ pub struct GpuSettings {
     pub history: usize,
     /// After how many looks in a row without a temperature the monitor calls itself blind.
     pub blind_after: u32,
-    /// The driver's library, where it is not found by its usual name.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The driver's library, where it is not found by its usual name; empty in the file
+    /// where it is.
+    #[serde(with = "maybe")]
     pub library: Option<PathBuf>,
+    /// The GPUs that runs are given, as `CUDA_VISIBLE_DEVICES` names them; empty for those
+    /// that the daemon's own `CUDA_VISIBLE_DEVICES` leaves.
+    #[serde(deserialize_with = "list")]
+    pub devices: String,
+    /// Runs that compute on one GPU at once.
+    pub runs_per_gpu: usize,
     /// Limits of every GPU.
     pub limits: Thresholds,
     /// What differs for single GPUs, by index or uuid.
@@ -44,6 +51,8 @@ impl Default for GpuSettings {
             history: 100,
             blind_after: 3,
             library: None,
+            devices: String::new(),
+            runs_per_gpu: 1,
             limits: Thresholds::default(),
             overrides: BTreeMap::new(),
         }
@@ -74,6 +83,12 @@ impl GpuSettings {
         }
         if self.blind_after == 0 {
             return bad("blind_after", "0 looks: it must be at least 1".to_owned());
+        }
+        if !(1..=64).contains(&self.runs_per_gpu) {
+            return bad(
+                "runs_per_gpu",
+                format!("{} is not within 1 and 64", self.runs_per_gpu),
+            );
         }
         let inside = |table: String| {
             move |mut error: Error| {
@@ -123,5 +138,35 @@ impl GpuSettings {
     /// [`Self::give_up_seconds`] as a duration.
     pub fn give_up(&self) -> Duration {
         Duration::from_secs_f64(self.give_up_seconds)
+    }
+}
+
+/// A single index is a number to those who wrote the file.
+fn list<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum List {
+        One(u32),
+        Text(String),
+    }
+    Ok(match List::deserialize(from)? {
+        List::One(index) => index.to_string(),
+        List::Text(text) => text,
+    })
+}
+
+/// A path that may be missing: TOML has no null, and a file that documents every key has to
+/// write something.
+mod maybe {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::path::PathBuf;
+
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+        path.clone().unwrap_or_default().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+        let path = PathBuf::deserialize(from)?;
+        Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
     }
 }

@@ -1,10 +1,11 @@
 //! One look at one GPU.
 
-use super::Condition;
+use super::{Condition, Hold};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A part of a GPU that is divided (MIG). What CUDA calls a device there.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MigInstance {
     /// Its own identity: `MIG-…`.
     pub uuid: Option<String>,
@@ -15,7 +16,7 @@ pub struct MigInstance {
 }
 
 /// What could be read. What could not is `None`, null as JSON.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Reading {
     /// The driver's index of the GPU.
     pub index: u32,
@@ -75,7 +76,7 @@ impl Reading {
 }
 
 /// A reading and what it means.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GpuStatus {
     /// Whether the driver knows this GPU and answers for it.
     pub available: bool,
@@ -91,6 +92,9 @@ pub struct GpuStatus {
     pub power_percent: Option<f64>,
     /// The worst of all measures.
     pub condition: Condition,
+    /// What is wanted of the runs on this GPU.
+    #[serde(default)]
+    pub hold: Hold,
     /// One line for each measure that is not in order, worst first; each names the value
     /// and its limit.
     pub reasons: Vec<String>,

@@ -2,7 +2,9 @@
 
 use super::health::new_errors;
 use super::metric::{Limit, Metric, Scale, round};
-use super::{Action, Condition, GpuFact, GpuName, GpuStatus, Health, Notice, Reading, Thresholds};
+use super::{
+    Action, Condition, GpuFact, GpuName, GpuStatus, Health, Hold, Notice, Reading, Thresholds,
+};
 use std::collections::BTreeSet;
 
 /// What came of one look at a GPU.
@@ -24,15 +26,6 @@ pub enum Observation {
     },
 }
 
-/// What is wanted of the runs on a GPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Hold {
-    #[default]
-    Run,
-    Pause,
-    Abort,
-}
-
 /// What is known of one GPU between two looks.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -43,7 +36,6 @@ pub struct Watch {
     health: Health,
     /// The condition that listeners were last told of.
     told: Condition,
-    hold: Hold,
     /// Looks in a row without a temperature.
     unseen: u32,
 }
@@ -61,7 +53,6 @@ impl Watch {
             power: Metric::default(),
             health: Health::default(),
             told: Condition::Ok,
-            hold: Hold::Run,
             unseen: 0,
         }
     }
@@ -97,17 +88,14 @@ impl Watch {
         // Stale numbers are shown, but decide nothing.
         let fresh = |value: Option<f64>| value.filter(|_| !stale);
         let temperature = fresh(reading.temperature_c);
+        let memory = fresh(reading.memory_percent());
+        let temperatures = temperature_scale(limits, reading.shutdown_c);
+        let memories = memory_scale(limits);
+        let is_clear = temperatures.is_clear_of(Condition::Critical, temperature)
+            && (!limits.memory_pauses || memories.is_clear_of(Condition::Critical, memory));
         let measures = [
-            (
-                &mut self.temperature,
-                temperature,
-                temperature_scale(limits, reading.shutdown_c),
-            ),
-            (
-                &mut self.memory,
-                fresh(reading.memory_percent()),
-                memory_scale(limits),
-            ),
+            (&mut self.temperature, temperature, temperatures),
+            (&mut self.memory, memory, memories),
             (
                 &mut self.power,
                 fresh(reading.power_percent()),
@@ -121,6 +109,8 @@ impl Watch {
                 found.push((metric.condition(), reason));
             }
         }
+        let held = self.latest.hold;
+        let hold = held.after(self.worst_that_holds(limits), is_clear);
         // Stable: measures of one condition keep the order above.
         found.sort_by_key(|(condition, _)| std::cmp::Reverse(*condition));
         let condition = match found.first() {
@@ -143,16 +133,18 @@ impl Watch {
             memory_percent: reading.memory_percent(),
             power_percent: reading.power_percent(),
             condition,
+            hold,
             reasons,
             reading,
         };
         let why = trouble.map_or_else(|| "temperature unknown".into(), |(reason, _)| reason);
-        self.tell(limits, blind_after, temperature.is_some(), &why, &health)
+        let action = held.action(hold);
+        self.tell(action, blind_after, temperature.is_some(), &why, &health)
     }
 
     fn tell(
         &mut self,
-        limits: &Thresholds,
+        action: Action,
         blind_after: u32,
         seen: bool,
         why: &str,
@@ -176,7 +168,7 @@ impl Watch {
         // An action goes with the change of condition that caused it; where the runs are
         // held for less than the condition says, with the status.
         if let Some(last) = notices.last_mut() {
-            last.action = self.hold.step(self.wanted(limits));
+            last.action = action;
         }
         if seen {
             if self.unseen >= blind_after {
@@ -199,14 +191,11 @@ impl Watch {
         notices
     }
 
-    /// What the conditions ask of the runs. Power asks for nothing; memory where it may.
-    fn wanted(&self, limits: &Thresholds) -> Hold {
+    /// The condition that decides over the runs. Power does not; memory where it may.
+    fn worst_that_holds(&self, limits: &Thresholds) -> Condition {
         let memory = Some(self.memory.condition()).filter(|_| limits.memory_pauses);
-        match memory.max(Some(self.temperature.condition())) {
-            Some(Condition::Emergency) => Hold::Abort,
-            Some(Condition::Critical) => Hold::Pause,
-            _ => Hold::Run,
-        }
+        let temperature = self.temperature.condition();
+        memory.map_or(temperature, |memory| memory.max(temperature))
     }
 
     fn health_changes(&self, now: &Health) -> impl Iterator<Item = GpuFact> + use<> {
@@ -234,16 +223,28 @@ impl Watch {
 }
 
 impl Hold {
-    /// Goes to what is wanted and says what that means for the runs.
-    fn step(&mut self, wanted: Hold) -> Action {
-        let before = std::mem::replace(self, wanted);
-        match (before, wanted) {
-            (Hold::Run, Hold::Pause) => Action::Pause,
-            (Hold::Run | Hold::Pause, Hold::Abort) => Action::AbortWithCheckpoint,
+    /// What follows from the worst condition of those that count. Who just began to look
+    /// does not know whether somebody else paused runs here: only a measure that is well
+    /// clear of its limit says that they may go on.
+    fn after(self, worst: Condition, is_clear: bool) -> Hold {
+        match worst {
+            Condition::Emergency => Hold::Abort,
+            Condition::Critical => Hold::Pause,
+            _ if self == Hold::Unknown && !is_clear => Hold::Unknown,
+            _ => Hold::Run,
+        }
+    }
+
+    /// What going from one to the other means for the runs.
+    fn action(self, next: Hold) -> Action {
+        match (self, next) {
+            (Hold::Unknown | Hold::Run, Hold::Pause) => Action::Pause,
+            (Hold::Unknown | Hold::Run | Hold::Pause, Hold::Abort) => Action::AbortWithCheckpoint,
             (Hold::Pause | Hold::Abort, Hold::Run) => Action::Resume,
             // After an abort there is nothing left to pause; should a run have slipped in,
             // the next emergency ends it again.
             (Hold::Abort, Hold::Pause) => Action::None,
+            (_, Hold::Unknown) | (Hold::Unknown, Hold::Run) => Action::None,
             (Hold::Run, Hold::Run) | (Hold::Pause, Hold::Pause) | (Hold::Abort, Hold::Abort) => {
                 Action::None
             }

@@ -136,3 +136,19 @@ fn a_handler_is_not_told_of_itself() {
     }
     assert_eq!(drain(&queue, queue.open()), [2]);
 }
+
+#[test]
+fn what_is_kept_nowhere_comes_once_and_never_puts_a_handler_behind() {
+    let queue = queue(&["gpu_*"], 2);
+    let life = queue.open();
+    let passing = |kind: &str| Arc::new(Event::passing(0, kind, json!({})));
+    queue.push(&event(7, "gpu_warning"));
+    queue.push(&passing("gpu_throttle"));
+    queue.push(&passing("step"));
+    queue.push(&event(8, "gpu_warning"));
+    assert_eq!(drain(&queue, life), [7, 8], "the passing one gave way");
+    assert_eq!(queue.counters().dropped, 1);
+    queue.push(&passing("gpu_status"));
+    assert_eq!(drain(&queue, life), [0]);
+    assert_eq!(queue.cursor(), 8);
+}

@@ -9,6 +9,7 @@ fn a_run_is_read_back_as_it_was_submitted_also_by_the_next_process() {
         priority: -3,
         toml: "[sae]\nk = 32\n".to_owned(),
         overrides: BTreeMap::from([("sae.k".to_owned(), "32".to_owned())]),
+        max_temperature: Some(85.0),
     };
     let run = store.write(|tx| tx.submit(&new, None, 7)).unwrap().run;
     drop(store);

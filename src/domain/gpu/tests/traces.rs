@@ -313,7 +313,7 @@ fn what_is_not_known_is_null() {
     });
     let json = serde_json::to_value(trace.watch.latest()).unwrap();
     let keys: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
-    assert_eq!(keys.len(), 19, "{keys:?}");
+    assert_eq!(keys.len(), 20, "{keys:?}");
     for key in [
         "name",
         "uuid",
@@ -397,5 +397,37 @@ fn random_traces_keep_the_rules() {
                 assert_eq!(held, Action::Resume);
             }
         }
+    }
+}
+
+/// Who comes anew does not know what was paused before: behaviour: gpu-17
+#[test]
+fn a_monitor_that_just_began_lets_runs_go_on_only_well_below_the_limit() {
+    for (temperatures, holds) in [
+        (
+            &[None, Some(86.0), Some(84.0), None][..],
+            "unknown unknown run run",
+        ),
+        (&[Some(50.0), Some(89.0)], "run run"),
+        (
+            &[Some(91.0), Some(86.0), None, Some(84.0)],
+            "pause pause pause run",
+        ),
+        (&[Some(96.0), Some(91.0), Some(84.0)], "abort abort run"),
+    ] {
+        let mut trace = defaults();
+        let found: Vec<String> = temperatures
+            .iter()
+            .map(|t| {
+                trace.temperature(*t);
+                let hold = trace.watch.latest().hold;
+                serde_json::to_value(hold)
+                    .unwrap()
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        assert_eq!(found.join(" "), holds);
     }
 }
