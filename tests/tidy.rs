@@ -75,6 +75,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "actors",
             "domain",
             "protocol",
+            "report",
             "store",
             "supervise",
             "system",

@@ -9,5 +9,6 @@ pub mod models;
 pub mod reporter;
 pub mod runs;
 pub mod store;
+pub mod sweep;
 pub mod trainer;
 pub mod worker;

@@ -54,6 +54,28 @@ impl Store {
         Self::open_on(Fs::default(), dir, retention)
     }
 
+    /// The newest checkpoint in `dir` that can be used, for a reader that is not the run
+    /// itself: nothing is written, and no lock is needed.
+    ///
+    /// # Errors
+    /// As [`Store::newest_valid`].
+    pub fn newest_of(dir: &Path) -> Result<Found> {
+        if !dir.is_dir() {
+            let message = "there is no such folder of checkpoints";
+            return Err(Error::new(Code::CheckpointMissing, dir.display(), message));
+        }
+        let reader = Self {
+            dir: dir.to_owned(),
+            retention: Retention {
+                keep_last: 1,
+                best: None,
+            },
+            fs: Fs::default(),
+            sequence: 0,
+        };
+        reader.newest_valid()
+    }
+
     /// [`Store::open`] on a file system of its own.
     pub fn open_on(fs: Fs, dir: &Path, retention: Retention) -> Result<Self> {
         if !dir.is_dir() {

@@ -3,6 +3,7 @@
 pub mod daemon;
 mod file;
 mod run;
+pub mod sweep;
 mod tokens;
 
 pub use run::{CheckpointTable, EvalTable, ModelTable, NonFinitePolicy, RunConfig, TrainingTable};

@@ -91,6 +91,14 @@ pub struct TrainingTable {
     /// leaves the step out and counts it.
     #[serde(default)]
     pub on_non_finite: NonFinitePolicy,
+    /// After this many steps the run is measured, saved and stopped; a run that is resumed
+    /// with another value goes on to there. Schedules follow the whole length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_at: Option<u64>,
+    /// The folder of a run from whose newest weights a new run starts; its autoencoders
+    /// have the same shapes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<PathBuf>,
     /// Refuse to start where the estimate is above this many MiB. Default: what the
     /// machine has free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,6 +196,9 @@ impl RunConfig {
                 *path = base.join(&*path);
             }
         }
+        if let Some(folder) = &mut config.training.init_from {
+            *folder = base.join(&folder);
+        }
         if let Some(cache) = &mut config.activations.cache {
             *cache = base.join(&cache);
         }
@@ -211,8 +222,7 @@ impl RunConfig {
     }
 
     fn validate(&self, file: &ConfigFile) -> Result<()> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
+        if !is_name(&self.name) {
             let message = format!(
                 "{:?} is no name: use letters, digits, `-`, `_`, `.`",
                 self.name
@@ -286,6 +296,12 @@ impl RunConfig {
     }
 }
 
+/// Whether `text` can name a run or a sweep, and a folder.
+pub(super) fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !text.is_empty() && !text.starts_with('.') && text.chars().all(plain)
+}
+
 impl TrainingTable {
     fn validate(&self, file: &ConfigFile) -> Result<()> {
         let lengths = [
@@ -304,6 +320,9 @@ impl TrainingTable {
             [(a, _), (b, _), ..] => {
                 return Err(file.invalid(b, format_args!("is set beside {a}: set only one")));
             }
+        }
+        if self.stop_at == Some(0) {
+            return Err(file.invalid("training.stop_at", "0 trains nothing"));
         }
         if self.batch_size == 0 {
             return Err(file.invalid("training.batch_size", "0 is not a batch"));

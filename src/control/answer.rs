@@ -9,6 +9,7 @@ use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
+use serde::Serialize;
 
 /// What a request is answered with.
 pub type Answer<T> = Result<Json<T>, Failed>;
@@ -42,6 +43,43 @@ impl IntoResponse for Failed {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(Problem::from(&self.0).status);
         self.respond_with(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+    }
+}
+
+/// What was submitted, now or before under the same key.
+pub struct Made<T> {
+    /// It.
+    pub made: T,
+    /// Whether it is new.
+    pub new: bool,
+}
+
+impl<T: Serialize> IntoResponse for Made<T> {
+    fn into_response(self) -> Response {
+        let status = match self.new {
+            true => StatusCode::CREATED,
+            false => StatusCode::OK,
+        };
+        (status, Json(self.made)).into_response()
+    }
+}
+
+impl<T: JsonSchema> OperationOutput for Made<T> {
+    type Inner = T;
+
+    fn inferred_responses(
+        ctx: &mut GenContext,
+        _: &mut Operation,
+    ) -> Vec<(Option<u16>, Documented)> {
+        let with = |status, words: &str, ctx: &mut _| {
+            let mut response = documented::<T>(ctx, "application/json");
+            response.description = words.to_owned();
+            (Some(status), response)
+        };
+        vec![
+            with(201, "What was submitted.", ctx),
+            with(200, "What this key made before.", ctx),
+        ]
     }
 }
 

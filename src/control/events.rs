@@ -2,9 +2,9 @@
 //! hole between the two.
 
 use crate::actors::store::{Live, StoreRef, read};
-use crate::domain::{Result, RunId};
+use crate::domain::{Result, RunId, SweepId};
 use crate::protocol::api::Event;
-use crate::store::Gap;
+use crate::store::{Gap, Page, View};
 use axum::response::sse;
 use futures_util::Stream;
 use serde_json::json;
@@ -17,11 +17,49 @@ use tokio::sync::broadcast::error::RecvError;
 /// Events that are read from the store at once.
 const PAGE: u32 = 500;
 
+/// Whose events are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// Everybody's.
+    All,
+    /// Those of a run.
+    Run(RunId),
+    /// Those of a sweep and of its runs.
+    Sweep(SweepId),
+}
+
+impl About {
+    fn page(self, view: &View<'_>, after: u64) -> Result<Page> {
+        match self {
+            About::All => view.events(after, None, PAGE),
+            About::Run(run) => view.events(after, Some(run), PAGE),
+            About::Sweep(sweep) => view.sweep_events(after, sweep, PAGE),
+        }
+    }
+
+    fn covers(self, event: &Event) -> bool {
+        match self {
+            About::All => true,
+            About::Run(run) => event.run == Some(run),
+            About::Sweep(sweep) => event.fields.get("sweep") == Some(&sweep.0.into()),
+        }
+    }
+
+    /// Whether nothing more is to come. What never ends says so too.
+    fn has_ended(self, view: &View<'_>) -> Result<bool> {
+        Ok(match self {
+            About::All => false,
+            About::Run(run) => view.run(run)?.state.has_ended(),
+            About::Sweep(sweep) => view.sweep(sweep)?.phase.has_ended(),
+        })
+    }
+}
+
 /// A reader's place in the events.
 struct Reader {
     store: StoreRef,
     live: Receiver<Arc<Event>>,
-    run: Option<RunId>,
+    about: About,
     /// The last event that was handed on, or passed over.
     last: u64,
     /// What is read and not handed on yet.
@@ -31,27 +69,25 @@ struct Reader {
 }
 
 /// The events after number `after` (0 for all that are kept; none for only what is to
-/// come), of one run where one is named; that stream ends with the run.
+/// come); those of a run or of a sweep end with it.
 pub async fn stream(
     store: StoreRef,
     live: &Live,
-    run: Option<RunId>,
+    about: About,
     after: Option<u64>,
 ) -> Result<impl Stream<Item = Result<sse::Event, Infallible>> + use<>> {
     // Subscribed before the store is read: what happens in between comes twice rather
     // than never, and is told apart by its number.
     let live = live.subscribe();
     let newest = read(&store, move |view| {
-        if let Some(run) = run {
-            view.run(run)?;
-        }
+        about.has_ended(view)?;
         view.newest_event()
     })
     .await?;
     let reader = Reader {
         store,
         live,
-        run,
+        about,
         last: after.unwrap_or(newest),
         ready: VecDeque::new(),
         behind: true,
@@ -90,11 +126,11 @@ impl Reader {
                 continue;
             }
             match self.live.recv().await {
-                Ok(event) if event.is_passing() && self.run.is_none() => {
+                Ok(event) if event.is_passing() && self.about == About::All => {
                     self.ready.push_back((*event).clone());
                 }
                 Ok(event) if event.id <= self.last => {}
-                Ok(event) if self.run.is_some() && event.run != self.run => self.last = event.id,
+                Ok(event) if !self.about.covers(&event) => self.last = event.id,
                 Ok(event) => self.ready.push_back((*event).clone()),
                 Err(RecvError::Lagged(_)) => self.behind = true,
                 Err(RecvError::Closed) => return None,
@@ -103,8 +139,8 @@ impl Reader {
     }
 
     async fn read_page(&mut self) -> Option<()> {
-        let (after, run) = (self.last, self.run);
-        let page = read(&self.store, move |view| view.events(after, run, PAGE)).await;
+        let (after, about) = (self.last, self.about);
+        let page = read(&self.store, move |view| about.page(view, after)).await;
         let page = page
             .inspect_err(|error| tracing::warn!("events cannot be read: {error}"))
             .ok()?;
@@ -126,16 +162,14 @@ impl Reader {
         Some(())
     }
 
-    /// Whether the run that is followed has ended: it says nothing more then, since its end
-    /// was stored with its last event.
+    /// Whether what is followed has ended: it says nothing more then, since its end was
+    /// stored with its last event.
     async fn has_ended(&self) -> bool {
-        let Some(run) = self.run else {
+        let about = self.about;
+        if about == About::All {
             return false;
-        };
-        let ended = read(&self.store, move |view| {
-            Ok(view.run(run)?.state.has_ended())
-        })
-        .await;
+        }
+        let ended = read(&self.store, move |view| about.has_ended(view)).await;
         ended.unwrap_or(true)
     }
 }

@@ -1,12 +1,12 @@
 //! Routes of the events.
 
 use super::answer::{Failed, documented};
-use super::events;
+use super::events::{self, About};
 use super::extract::{Named, Params};
 use super::openapi::about;
 use super::router::Daemon;
 use super::runs::OneRun;
-use crate::domain::RunId;
+use super::sweeps::OneSweep;
 use crate::protocol::api::Event;
 use aide::axum::ApiRouter;
 use aide::axum::routing::get_with;
@@ -30,6 +30,13 @@ pub fn routes() -> ApiRouter<Daemon> {
         .api_route(
             "/v1/runs/{id}/events",
             get_with(of_run, about("Events of one run, until it ends")),
+        )
+        .api_route(
+            "/v1/sweeps/{id}/events",
+            get_with(
+                of_sweep,
+                about("Events of one sweep and its runs, until it ends"),
+            ),
         )
 }
 
@@ -67,8 +74,18 @@ async fn of_run(
     Params(since): Params<Since>,
     headers: HeaderMap,
 ) -> Result<Stream, Failed> {
-    let run = one.id()?;
-    follow(daemon, Some(run), since, &headers).await
+    let about = About::Run(one.id()?);
+    follow(daemon, about, since, &headers).await
+}
+
+async fn of_sweep(
+    State(daemon): State<Daemon>,
+    Named(one): Named<OneSweep>,
+    Params(since): Params<Since>,
+    headers: HeaderMap,
+) -> Result<Stream, Failed> {
+    let about = About::Sweep(one.id()?);
+    follow(daemon, about, since, &headers).await
 }
 
 async fn all(
@@ -76,18 +93,18 @@ async fn all(
     Params(since): Params<Since>,
     headers: HeaderMap,
 ) -> Result<Stream, Failed> {
-    follow(daemon, None, since, &headers).await
+    follow(daemon, About::All, since, &headers).await
 }
 
 async fn follow(
     daemon: Daemon,
-    run: Option<RunId>,
+    about: About,
     since: Since,
     headers: &HeaderMap,
 ) -> Result<Stream, Failed> {
     let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let after = header.and_then(|id| id.parse().ok()).or(since.since);
-    let events = events::stream(daemon.store, &daemon.live, run, after).await?;
+    let events = events::stream(daemon.store, &daemon.live, about, after).await?;
     let events = Sse::new(events).keep_alive(KeepAlive::default());
     Ok(Stream(events.into_response()))
 }

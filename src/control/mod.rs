@@ -15,6 +15,7 @@ mod router;
 mod runs;
 mod serve;
 mod service;
+mod sweeps;
 mod view;
 
 pub use listen::bind;

@@ -28,7 +28,7 @@
 use super::answer::Failed;
 use super::openapi::{self, about};
 use super::serve::MAX_BODY;
-use super::{datasets, follow, gpus, handlers, models, runs, service};
+use super::{datasets, follow, gpus, handlers, models, runs, service, sweeps};
 use crate::actors::datasets::Datasets;
 use crate::actors::gpus::Gpus;
 use crate::actors::handlers::Handlers;
@@ -81,6 +81,7 @@ pub fn router(daemon: Daemon) -> Router {
         .merge(service::routes())
         .merge(runs::routes())
         .merge(gpus::routes())
+        .merge(sweeps::routes())
         .merge(follow::routes())
         .merge(handlers::routes())
         .merge(models::routes())

@@ -1,6 +1,6 @@
 //! Routes of the runs.
 
-use super::answer::{Answer, Failed, documented};
+use super::answer::{Answer, Failed, Made};
 use super::extract::{Body, Named};
 use super::openapi::about;
 use super::router::Daemon;
@@ -14,13 +14,8 @@ use crate::store::RunQuery;
 use crate::supervise::CallError;
 use aide::axum::ApiRouter;
 use aide::axum::routing::{get_with, post_with};
-use aide::generate::GenContext;
-use aide::openapi::{Operation, Response as Documented};
-use aide::operation::OperationOutput;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -86,48 +81,13 @@ async fn run(State(daemon): State<Daemon>, Named(one): Named<OneRun>) -> Answer<
     Ok(Json(view::run(run)))
 }
 
-/// A run that was submitted, now or before under the same key.
-struct Submitted {
-    run: RunView,
-    new: bool,
-}
-
-impl IntoResponse for Submitted {
-    fn into_response(self) -> Response {
-        let status = match self.new {
-            true => StatusCode::CREATED,
-            false => StatusCode::OK,
-        };
-        (status, Json(self.run)).into_response()
-    }
-}
-
-impl OperationOutput for Submitted {
-    type Inner = RunView;
-
-    fn inferred_responses(
-        ctx: &mut GenContext,
-        _: &mut Operation,
-    ) -> Vec<(Option<u16>, Documented)> {
-        let with = |status, words: &str, ctx: &mut _| {
-            let mut response = documented::<RunView>(ctx, "application/json");
-            response.description = words.to_owned();
-            (Some(status), response)
-        };
-        vec![
-            with(201, "The run that was queued.", ctx),
-            with(200, "The run that this key made before.", ctx),
-        ]
-    }
-}
-
 async fn submit(
     State(daemon): State<Daemon>,
     Body(submit): Body<Submit>,
-) -> Result<Submitted, Failed> {
+) -> Result<Made<RunView>, Failed> {
     let (run, new) = daemon.runs.send(Submission(submit)).await.map_err(down)??;
-    let run = view::run(run);
-    Ok(Submitted { run, new })
+    let made = view::run(run);
+    Ok(Made { made, new })
 }
 
 async fn pause(daemon: State<Daemon>, Named(one): Named<OneRun>) -> Answer<Acknowledged> {
@@ -172,6 +132,6 @@ async fn order(
     }))
 }
 
-fn down(e: CallError) -> Error {
+pub(super) fn down(e: CallError) -> Error {
     Error::new(Code::DaemonUnavailable, "runs", e).hint("it is being restarted: ask again")
 }

@@ -1,7 +1,9 @@
 //! Runs as the store knows them, as clients see them.
 
+use crate::actors::sweep::{Sweep, measures};
 use crate::protocol::api::{Problem, RunView};
 use crate::protocol::asset::AssetView;
+use crate::protocol::sweep::{SweepRunView, SweepView};
 use crate::store;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
@@ -36,6 +38,34 @@ pub fn run(run: store::Run) -> RunView {
         queued_at: run.queued_at,
         started_at: run.started_at,
         ended_at: run.ended_at,
+    }
+}
+
+/// A sweep for a client, with its runs.
+pub fn sweep(sweep: Sweep) -> SweepView {
+    let (metric, mode) = sweep.plan().metric();
+    let view_of = |(run_idx, one): (u64, &store::Run)| SweepRunView {
+        run_idx,
+        overrides: sweep.overrides(run_idx),
+        complete: sweep.is_complete(run_idx),
+        measures: measures(one),
+        run: run(one.clone()),
+    };
+    SweepView {
+        id: sweep.id,
+        name: sweep.config.name.clone(),
+        state: sweep.phase(),
+        reason: sweep.reason().map(str::to_owned),
+        runs_planned: sweep.plan().runs,
+        runs_begun: sweep.begun,
+        parallel: sweep.plan().parallel,
+        metric,
+        mode,
+        folder: sweep.config.output.clone(),
+        best: sweep.best(),
+        created_at: sweep.created_at,
+        updated_at: sweep.updated_at,
+        runs: (1..).zip(&sweep.runs).map(view_of).collect(),
     }
 }
 

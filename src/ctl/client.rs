@@ -47,6 +47,15 @@ impl Client {
         self.call("GET", path, Bytes::new())
     }
 
+    /// `GET path`, which is no JSON.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn text(&self, path: &str) -> Result<String> {
+        let body = self.fetch("GET", path, Bytes::new())?;
+        String::from_utf8(body.into()).map_err(|e| self.strange(&e))
+    }
+
     /// `POST path` with `body` as JSON.
     ///
     /// # Errors
@@ -117,6 +126,11 @@ impl Client {
     }
 
     fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Bytes) -> Result<T> {
+        let body = self.fetch(method, path, body)?;
+        serde_json::from_slice(&body).map_err(|e| self.strange(&e))
+    }
+
+    fn fetch(&self, method: &str, path: &str, body: Bytes) -> Result<Bytes> {
         self.runtime.block_on(async {
             let request = Request::builder()
                 .method(method)
@@ -128,8 +142,7 @@ impl Client {
                 return Err(self.problem(response).await);
             }
             let body = response.into_body().collect().await;
-            let body = body.map_err(|e| self.strange(&e))?.to_bytes();
-            serde_json::from_slice(&body).map_err(|e| self.strange(&e))
+            Ok(body.map_err(|e| self.broken(&e))?.to_bytes())
         })
     }
 
@@ -143,7 +156,7 @@ impl Client {
             .map_err(|e| self.absent(&e))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|e| self.strange(&e))?;
+            .map_err(|e| self.broken(&e))?;
         tokio::spawn(connection);
         let request = request
             .body(Full::new(body))
@@ -151,14 +164,14 @@ impl Client {
         sender
             .send_request(request)
             .await
-            .map_err(|e| self.strange(&e))
+            .map_err(|e| self.broken(&e))
     }
 
     async fn problem(&self, response: Response<Incoming>) -> Error {
         let status = response.status();
         let body = match response.into_body().collect().await {
             Ok(body) => body.to_bytes(),
-            Err(e) => return self.strange(&e),
+            Err(e) => return self.broken(&e),
         };
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => problem.into(),
@@ -179,6 +192,15 @@ impl Client {
             ),
         };
         Error::new(Code::DaemonUnavailable, self.socket.display(), message).hint(hint)
+    }
+
+    /// The connection did not last: a daemon that was killed, or something that is none.
+    fn broken(&self, e: &hyper::Error) -> Error {
+        if e.is_parse() {
+            return self.strange(e);
+        }
+        let message = format!("the daemon went away before it had answered: {e}");
+        Error::new(Code::DaemonUnavailable, self.socket.display(), message).hint("ask again")
     }
 
     fn strange(&self, what: &dyn std::fmt::Display) -> Error {

@@ -9,6 +9,7 @@ mod handlers;
 mod models;
 mod render;
 mod submit;
+mod sweep;
 mod watch;
 
 use crate::domain::{Code, Error, Result};
@@ -66,6 +67,9 @@ enum Verb {
     Datasets(datasets::DatasetsArgs),
     /// The GPUs: how they are, and which runs compute on them
     Gpus(gpus::GpusArgs),
+    /// Many runs from one specification: list, grid or random sweep
+    #[command(subcommand)]
+    Sweep(sweep::SweepVerb),
     /// Save all runs and end the daemon
     Shutdown,
 }
@@ -122,6 +126,7 @@ pub fn ctl(args: CtlArgs) -> Result<ExitCode> {
         Verb::Models(args) => models::models(&session, args)?,
         Verb::Datasets(args) => datasets::datasets(&session, args)?,
         Verb::Gpus(args) => gpus::gpus(&session, args)?,
+        Verb::Sweep(verb) => return sweep::sweep(&session, verb),
         Verb::Shutdown => {
             let said: serde_json::Value = session.client.post("/v1/shutdown", &())?;
             session.print(&said, |_| "the daemon saves all runs and ends\n".to_owned());

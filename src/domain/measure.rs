@@ -1,10 +1,11 @@
 //! The measures by which one autoencoder, or one run, is better than another.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Which way is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Smaller values are better.
@@ -26,7 +27,7 @@ impl Mode {
 macro_rules! measures {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $mode:ident;)*) => {
         /// A measure of a run: a mean over its hook points.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "snake_case")]
         pub enum Measure { $($(#[$doc])* $name,)* }
 

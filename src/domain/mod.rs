@@ -12,6 +12,7 @@ mod process;
 pub mod random;
 pub mod run_state;
 pub mod schedule;
+pub mod sweep;
 pub mod worker_end;
 
 pub use device_name::DeviceName;

@@ -1,6 +1,7 @@
 //! What travels over the control socket: requests, answers, problems.
 
 use super::gpus::GpuSummary;
+use super::sweep::OfSweep;
 use super::{DaemonFact, Fact};
 use crate::domain::gpu::GpuFact;
 use crate::domain::gpu::{GpuHold, Lease};
@@ -196,6 +197,11 @@ impl Event {
     /// Whether it is told and not kept.
     pub fn is_passing(&self) -> bool {
         is_zero(&self.id)
+    }
+
+    /// The fact of a sweep that this event is, where it is one.
+    pub fn sweep_fact(&self) -> Option<OfSweep> {
+        self.payload()
     }
 
     /// The worker's fact that this event is, where it is one.

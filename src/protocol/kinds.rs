@@ -38,6 +38,18 @@ pub const ALL: &[&str] = &[
     "gpu_ecc",
     "gpu_throttle",
     "gpu_driver",
+    // What is said of sweeps: `protocol::sweep::SweepFact`.
+    "multi_run_started",
+    "run_start",
+    "run_complete",
+    "rung_completed",
+    "multi_run_early_stop",
+    "multi_run_paused",
+    "multi_run_resumed",
+    "multi_run_completed",
+    "multi_run_failed",
+    "multi_run_stopped",
+    "multi_run_aborted",
     // What the daemon says: `protocol::DaemonFact`.
     "run_queued",
     "suspended",
@@ -89,7 +101,7 @@ mod tests {
             assert_eq!(matches(pattern, kind), matched, "{pattern} {kind}");
         }
         assert!(is_known("handler_*") && is_known("*") && is_known("epoch"));
-        assert!(!is_known("run_complete") && !is_known("") && !is_known("x*"));
+        assert!(!is_known("run_comple") && !is_known("") && !is_known("x*"));
         let passing = Event::passing(0, "gpu_throttle", serde_json::json!({}));
         assert!(passing.is_lossy());
         assert!(LOSSY.iter().all(|kind| ALL.contains(kind)));

@@ -108,6 +108,115 @@ impl LineChart<'_> {
     }
 }
 
+/// A chart of points, each with a label.
+pub struct ScatterChart<'a> {
+    /// What stands above it.
+    pub title: &'a str,
+    /// What stands beside the axes.
+    pub x: &'a str,
+    /// As `x`.
+    pub y: &'a str,
+    /// The points.
+    pub points: Vec<Point>,
+    /// Whether a line joins the points that none beats in both directions: to the left and
+    /// above.
+    pub front: bool,
+}
+
+/// A point of a [`ScatterChart`].
+pub struct Point {
+    /// Where it is.
+    pub at: (f64, f64),
+    /// What stands beside it.
+    pub label: String,
+    /// Whether it stands out.
+    pub strong: bool,
+}
+
+impl ScatterChart<'_> {
+    /// The chart as SVG, or nothing where there is no point.
+    pub fn svg(&self) -> Option<String> {
+        let (low, high) = bounds(self.points.iter().map(|p| p.at.0))?;
+        let wide = |low: f64, high: f64, share: f64| {
+            let margin = ((high - low) * share).max(high.abs() * 0.02).max(1e-9);
+            low - margin..high + margin
+        };
+        if low > 0.0 && high / low > 10.0 {
+            let margin = (high / low).powf(0.06);
+            self.draw((low / margin..high * margin).log_scale())
+        } else {
+            self.draw(wide(low, high, 0.06))
+        }
+    }
+
+    fn draw<X>(&self, x: X) -> Option<String>
+    where
+        X: AsRangedCoord<Value = f64>,
+        X::CoordDescType: ValueFormatter<f64>,
+    {
+        let (low, high) = bounds(self.points.iter().map(|p| p.at.1))?;
+        let margin = ((high - low) * 0.1).max(high.abs() * 0.01).max(1e-9);
+        let mut svg = String::new();
+        {
+            let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+            let mut chart = ChartBuilder::on(&root)
+                .caption(self.title, ("sans-serif", 15, &INK))
+                .margin(8)
+                .margin_right(18)
+                .x_label_area_size(36)
+                .y_label_area_size(64)
+                .build_cartesian_2d(x, low - margin..high + margin)
+                .ok()?;
+            chart
+                .configure_mesh()
+                .light_line_style(TRANSPARENT)
+                .bold_line_style(GRID)
+                .axis_style(GRID)
+                .label_style(("sans-serif", 11, &INK))
+                .x_desc(self.x)
+                .y_desc(self.y)
+                .x_labels(6)
+                .y_labels(6)
+                .x_label_formatter(&|v| number(*v))
+                .y_label_formatter(&|v| number(*v))
+                .draw()
+                .ok()?;
+            if self.front {
+                let line = LineSeries::new(self.front_line(), COLOURS[0].mix(0.35).stroke_width(2));
+                chart.draw_series(line).ok()?;
+            }
+            let points = self.points.iter().map(|point| {
+                let (colour, size) = match point.strong {
+                    true => (COLOURS[1], 6),
+                    false => (COLOURS[0], 4),
+                };
+                EmptyElement::at(point.at)
+                    + Circle::new((0, 0), size, colour.filled())
+                    + Text::new(
+                        point.label.clone(),
+                        (7, -12),
+                        ("sans-serif", 11).into_font().color(&INK),
+                    )
+            });
+            chart.draw_series(points).ok()?;
+            root.present().ok()?;
+        }
+        Some(svg)
+    }
+
+    fn front_line(&self) -> Vec<(f64, f64)> {
+        let mut points: Vec<(f64, f64)> = self.points.iter().map(|p| p.at).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+        let mut highest = f64::NEG_INFINITY;
+        points.retain(|(_, y)| {
+            let keep = *y > highest;
+            highest = highest.max(*y);
+            keep
+        });
+        points
+    }
+}
+
 /// A histogram over log10 bins: `edges` are the bins' lower edges, equally spaced.
 pub fn density_histogram(title: &str, edges: &[f64], counts: &[u64]) -> Option<String> {
     let (low, high) = (*edges.first()?, *edges.last()?);
@@ -212,6 +321,25 @@ mod tests {
             let svg = chart(values, true).unwrap();
             assert!(svg.starts_with("<svg") && svg.contains("loss"));
         }
+    }
+
+    #[test]
+    fn the_front_is_what_no_other_point_beats() {
+        let point = |x, y| Point {
+            at: (x, y),
+            label: String::new(),
+            strong: false,
+        };
+        let at = [(8.0, 0.7), (4.0, 0.5), (4.0, 0.6), (16.0, 0.7), (32.0, 0.9)];
+        let chart = ScatterChart {
+            title: "",
+            x: "",
+            y: "",
+            points: at.iter().map(|(x, y)| point(*x, *y)).collect(),
+            front: true,
+        };
+        assert_eq!(chart.front_line(), [(4.0, 0.6), (8.0, 0.7), (32.0, 0.9)]);
+        assert!(chart.svg().unwrap().starts_with("<svg"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct Page<'a> {
     pub config: &'a str,
 }
 
-const STYLE: &str = "
+pub(super) const STYLE: &str = "
 body{font:15px/1.5 system-ui,sans-serif;color:#333a44;background:#f5f6f8;margin:0}
 main{max-width:1180px;margin:0 auto;padding:24px}
 h1{font-size:24px;margin:0}h2{font-size:18px;margin:32px 0 8px}
@@ -208,7 +208,7 @@ fn table(out: &mut String, measured: &[(u64, &SiteValidation)]) {
     out.push_str("</table>");
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -5,7 +5,9 @@ mod charts;
 mod curves;
 mod html;
 pub mod screen;
+pub mod sweep;
 
 pub use curves::Curves;
 pub use html::{Page, render};
 pub(crate) use html::{duration, thousands};
+pub(crate) use sweep::keys_of;

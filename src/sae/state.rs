@@ -1,5 +1,6 @@
 //! The state of a trainer as named tensors, bit for bit.
 
+use super::params::Name;
 use super::trainer::SaeTrainer;
 use crate::device::Real;
 use crate::device::sae::SaeOps;
@@ -87,6 +88,40 @@ impl<D: SaeOps> SaeTrainer<D> {
         self.theta = Some(tensors.read("theta", 1)?[0]).filter(|theta: &f64| !theta.is_nan());
         Ok(())
     }
+}
+
+impl<D: SaeOps> SaeTrainer<D> {
+    /// Takes the weights of another trainer with autoencoders of the same shapes: its
+    /// parameters, its factors of the activations and its threshold. Moments and counters
+    /// stay those of a new one.
+    ///
+    /// # Errors
+    /// `checkpoint-mismatch` about the tensor that is missing, too many or of another shape
+    /// or dtype; the trainer must not be used then.
+    pub fn load_weights(&mut self, device: &D, state: &[StateTensor<'_>]) -> Result<()> {
+        let own: Vec<String> = self.params.each().map(|(name, _)| param(name)).collect();
+        let mut theirs = state.iter().filter(|t| t.name.starts_with(PARAM));
+        if let Some(extra) = theirs.find(|tensor| !own.contains(&tensor.name)) {
+            let message = "an autoencoder of this variant has no such tensor";
+            return Err(Error::new(Code::CheckpointMismatch, &extra.name, message));
+        }
+        let tensors = Tensors(state);
+        for (name, buf) in self.params.each_mut() {
+            let values: Vec<D::Real> = tensors.reals(&param(name), &self.dims.shape(name))?;
+            device.write(buf, 0, &values)?;
+        }
+        let scales: Vec<f64> = tensors.read("scales", 2)?;
+        self.scales = [scales[0], scales[1]];
+        self.theta = Some(tensors.read("theta", 1)?[0]).filter(|theta: &f64| !theta.is_nan());
+        Ok(())
+    }
+}
+
+/// What the names of parameters begin with.
+const PARAM: &str = "param.";
+
+fn param(name: Name) -> String {
+    format!("{PARAM}{}", name.as_str())
 }
 
 /// An element of a state tensor.

@@ -2,7 +2,7 @@
 
 use super::sql::{not_found, value};
 use super::{Millis, Tx, View};
-use crate::domain::{Result, RunId};
+use crate::domain::{Result, RunId, SweepId};
 use crate::protocol::api;
 use rusqlite::Row;
 use serde::Serialize;
@@ -98,9 +98,25 @@ impl View<'_> {
     /// # Errors
     /// `not-found`.
     pub fn events(&self, after: u64, run: Option<RunId>, limit: u32) -> Result<Page> {
-        if let Some(run) = run {
-            self.known(run)?;
-        }
+        let Some(run) = run else {
+            return self.page(after, limit, "true", None);
+        };
+        self.known(run)?;
+        self.page(after, limit, "run = ?3", Some(run.0))
+    }
+
+    /// As [`View::events`], of one sweep and its runs.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub fn sweep_events(&self, after: u64, sweep: SweepId, limit: u32) -> Result<Page> {
+        let sql = "SELECT 1 FROM sweeps WHERE id = ?1";
+        self.first(sql, [sweep], |_| Ok(()))?
+            .ok_or_else(|| not_found("sweep", sweep))?;
+        self.page(after, limit, "sweep = ?3", Some(sweep.0))
+    }
+
+    fn page(&self, after: u64, limit: u32, which: &str, id: Option<i64>) -> Result<Page> {
         let limit = limit.max(1);
         let (oldest, newest) = self.event_range()?;
         let gap = if after > newest {
@@ -117,18 +133,13 @@ impl View<'_> {
             Some(Gap::Unknown { .. }) => 0,
             _ => after,
         };
-        let columns = "SELECT id, run, seq, kind, at, payload FROM events";
-        let events = match run {
-            None => self.all(
-                &format!("{columns} WHERE id > ?1 ORDER BY id LIMIT ?2"),
-                (from, limit),
-                read,
-            )?,
-            Some(run) => self.all(
-                &format!("{columns} WHERE run = ?1 AND id > ?2 ORDER BY id LIMIT ?3"),
-                (run, from, limit),
-                read,
-            )?,
+        let sql = format!(
+            "SELECT id, run, seq, kind, at, payload FROM events
+             WHERE {which} AND id > ?1 ORDER BY id LIMIT ?2"
+        );
+        let events = match id {
+            None => self.all(&sql, (from, limit), read)?,
+            Some(id) => self.all(&sql, (from, limit, id), read)?,
         };
         let full = events.len() as u64 == u64::from(limit);
         let last = events.last().map(|event| event.id);
@@ -168,30 +179,45 @@ impl Tx<'_> {
         payload: &impl Serialize,
         now: Millis,
     ) -> Result<Appended> {
-        self.append_value(run, kind, value(payload)?, now)
+        self.append_value(run, None, kind, value(payload)?, now)
     }
 
+    /// An event about a run, or else about a sweep, or about neither. What is about a run
+    /// of a sweep names both, and the run's index.
     pub(super) fn append_value(
         &self,
         run: Option<RunId>,
+        sweep: Option<SweepId>,
         kind: &str,
-        payload: Value,
+        mut payload: Value,
         now: Millis,
     ) -> Result<Appended> {
-        let seq: Option<u64> = match run {
-            None => None,
-            Some(run) => Some(
-                self.first(
-                    "UPDATE runs SET last_seq = last_seq + 1 WHERE id = ?1 RETURNING last_seq",
-                    [run],
-                    |row| row.get(0),
-                )?
-                .ok_or_else(|| not_found("run", run))?,
-            ),
+        let mut note = |name: &str, value: Value| {
+            if let Value::Object(fields) = &mut payload {
+                fields.insert(name.to_owned(), value);
+            }
         };
+        let (mut sweep, mut seq) = (sweep, None);
+        if let Some(run) = run {
+            let sql = "UPDATE runs SET last_seq = last_seq + 1 WHERE id = ?1
+                       RETURNING last_seq, sweep, sweep_index";
+            let (of_run, in_sweep, index): (u64, Option<SweepId>, Option<u64>) = self
+                .first(sql, [run], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                })?
+                .ok_or_else(|| not_found("run", run))?;
+            (sweep, seq) = (in_sweep, Some(of_run));
+            if let Some(index) = index {
+                note("run_idx", index.into());
+            }
+        }
+        if let Some(sweep) = sweep {
+            note("sweep", sweep.0.into());
+        }
         let id = self.insert(
-            "INSERT INTO events (run, seq, kind, at, payload) VALUES (?1, ?2, ?3, ?4, ?5)",
-            (run, seq, kind, now, payload.to_string()),
+            "INSERT INTO events (run, seq, kind, at, payload, sweep)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            (run, seq, kind, now, payload.to_string(), sweep),
         )?;
         // AUTOINCREMENT counts up from 1.
         let id = id.unsigned_abs();

@@ -79,7 +79,7 @@ impl Tx<'_> {
         now: Millis,
     ) -> Result<Appended> {
         let (kind, payload) = event_of(fact)?;
-        self.append_value(run, &kind, payload, now)
+        self.append_value(run, None, &kind, payload, now)
     }
 
     fn record_new(&self, run: RunId, frame: &Frame, now: Millis) -> Result<Recorded> {
@@ -92,7 +92,7 @@ impl Tx<'_> {
         let sql = "UPDATE runs SET life_seq = ?2, updated_at = ?3 WHERE id = ?1";
         self.execute(sql, (run, frame.seq, now))?;
         self.keep(run, &frame.fact, now)?;
-        let event = self.append_value(Some(run), &kind, payload, now)?;
+        let event = self.append_value(Some(run), None, &kind, payload, now)?;
         Ok(Recorded::Stored(event, moved))
     }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 pub(super) const APPLICATION: i64 = 0x6270_6431;
 
 /// Entry n leads from version n to n + 1. An entry never changes after its release.
-pub(super) const MIGRATIONS: &[&str] = &[V1, super::handlers::TABLE, super::gpus::COLUMNS];
+pub(super) const MIGRATIONS: &[&str] = &[V1, super::handlers::TABLE, super::gpus::COLUMNS, V4];
 
 const V1: &str = "
 CREATE TABLE sweeps (
@@ -108,6 +108,18 @@ CREATE TABLE assets (
     updated_at  INTEGER NOT NULL,
     PRIMARY KEY (kind, name)
 ) STRICT, WITHOUT ROWID;
+";
+
+const V4: &str = "
+-- What whoever runs a sweep must remember.
+ALTER TABLE sweeps ADD COLUMN session TEXT NOT NULL DEFAULT 'null';
+-- As of runs.
+ALTER TABLE sweeps ADD COLUMN submission TEXT;
+CREATE UNIQUE INDEX sweeps_by_submission ON sweeps (submission) WHERE submission IS NOT NULL;
+
+-- Of the sweep, where an event is about one or about a run of one.
+ALTER TABLE events ADD COLUMN sweep INTEGER;
+CREATE INDEX events_by_sweep ON events (sweep) WHERE sweep IS NOT NULL;
 ";
 
 /// The version of the database `conn`, 0 for an empty one.

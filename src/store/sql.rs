@@ -1,6 +1,7 @@
 //! Statements on a connection, and what SQLite's errors mean here.
 
 use crate::domain::run_state::RunState;
+use crate::domain::sweep::Phase;
 use crate::domain::{Code, Error, Result, RunId, SweepId};
 use crate::protocol::api::Event;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
@@ -123,7 +124,7 @@ impl<'a> Tx<'a> {
 
     /// Does `work` wholly or not at all, also where the transaction goes on after its
     /// error.
-    pub(super) fn whole<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn whole<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.execute("SAVEPOINT whole", [])?;
         let events = self.events.borrow().len();
         let done = work();
@@ -258,6 +259,19 @@ impl FromSql for RunState {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let state = value.as_str()?.parse();
         state.map_err(|e: String| FromSqlError::Other(e.into()))
+    }
+}
+
+impl ToSql for Phase {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_str().into())
+    }
+}
+
+impl FromSql for Phase {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let phase = value.as_str()?.parse();
+        phase.map_err(|e: String| FromSqlError::Other(e.into()))
     }
 }
 

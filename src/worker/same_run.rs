@@ -15,6 +15,8 @@ const FREE: &[&str] = &[
     "activations.lm_batch",
     "training.micro_batch_size",
     "training.on_non_finite",
+    "training.stop_at",
+    "training.init_from",
     "training.max_memory_mib",
     "checkpoints.every",
     "checkpoints.keep_last",

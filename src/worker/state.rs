@@ -2,15 +2,16 @@
 
 use super::site::Site;
 use crate::activations::Cursor;
-use crate::checkpoint::{Checkpoint, Snapshot};
+use crate::checkpoint::{Checkpoint, Snapshot, Store};
 use crate::device::sae::SaeOps;
 use crate::domain::early_stopping::Stopper;
 use crate::domain::{Code, Error, Result};
 use crate::sae::{Dtype, StateTensor};
-use crate::tensorfile::TensorOut;
+use crate::tensorfile::{TensorFile, TensorOut};
 use safetensors::Dtype as FileDtype;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::path::Path;
 
 /// Everything about a run but its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,31 +87,74 @@ pub fn restore<D: SaeOps>(
 ) -> Result<State> {
     let file = checkpoint.tensors()?;
     for site in sites {
-        let prefix = format!("{}/", site.name);
-        let mut tensors = Vec::new();
-        for name in file.names() {
-            let Some(inner) = name.strip_prefix(&prefix) else {
-                continue;
-            };
-            let tensor = file.tensor(name)?;
-            let dtype = state_dtype(tensor.dtype()).ok_or_else(|| {
-                let message = format!("tensor {name} has a type that this program does not save");
-                Error::new(
-                    Code::CheckpointMismatch,
-                    checkpoint.path().display(),
-                    message,
-                )
-            })?;
-            tensors.push(StateTensor {
-                name: inner.to_owned(),
-                dtype,
-                shape: tensor.shape().to_vec(),
-                bytes: Cow::Borrowed(tensor.bytes()),
-            });
-        }
+        let tensors = tensors_of(&site.name, &file, checkpoint)?;
         site.trainer.load_state(device, &tensors)?;
     }
     checkpoint.state()
+}
+
+/// Puts the newest weights of the run in `folder` into `sites`.
+///
+/// # Errors
+/// `checkpoint-missing`, `checkpoint-corrupt`; `checkpoint-mismatch` where its autoencoders
+/// have other hook points or shapes.
+pub fn start_from<D: SaeOps>(device: &D, sites: &mut [Site<D>], folder: &Path) -> Result<()> {
+    let hint = "training.init_from names the folder of a run with the same model.hooks, \
+                sae.d_sae and sae.variant";
+    let within = |e: Error| Error {
+        hint: hint.into(),
+        ..e
+    };
+    let found = Store::newest_of(&folder.join("checkpoints")).map_err(within)?;
+    let checkpoint = found.checkpoint;
+    let file = checkpoint.tensors()?;
+    for site in sites {
+        let tensors = tensors_of(&site.name, &file, &checkpoint)?;
+        let path = checkpoint.path().display();
+        if tensors.is_empty() {
+            let message = format!("holds no autoencoder at {}", site.name);
+            return Err(within(Error::new(Code::CheckpointMismatch, path, message)));
+        }
+        let loaded = site.trainer.load_weights(device, &tensors);
+        loaded.map_err(|e| {
+            within(Error {
+                about: format!("{path}: {}/{}", site.name, e.about),
+                ..e
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// The tensors of the autoencoder at `site`, by their names in there.
+fn tensors_of<'f>(
+    site: &str,
+    file: &'f TensorFile,
+    checkpoint: &Checkpoint,
+) -> Result<Vec<StateTensor<'f>>> {
+    let prefix = format!("{site}/");
+    let mut tensors = Vec::new();
+    for name in file.names() {
+        let Some(inner) = name.strip_prefix(&prefix) else {
+            continue;
+        };
+        let tensor = file.tensor(name)?;
+        let dtype = state_dtype(tensor.dtype()).ok_or_else(|| {
+            let message = format!("tensor {name} has a type that this program does not save");
+            Error::new(
+                Code::CheckpointMismatch,
+                checkpoint.path().display(),
+                message,
+            )
+        })?;
+        tensors.push(StateTensor {
+            name: inner.to_owned(),
+            dtype,
+            shape: tensor.shape().to_vec(),
+            bytes: Cow::Borrowed(tensor.bytes()),
+        });
+    }
+    Ok(tensors)
 }
 
 fn file_dtype(dtype: Dtype) -> FileDtype {

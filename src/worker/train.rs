@@ -114,15 +114,20 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
         })?;
         let mut sites = pipeline.sites(start.is_none(), context)?;
         let mut state = match &start {
-            None => State {
-                step: 0,
-                skipped: 0,
-                micro_batch: training.micro_batch_size,
-                cursor: pipeline.source.cursor(),
-                data: tokens.key().to_owned(),
-                loss: None,
-                early: None,
-            },
+            None => {
+                if let Some(folder) = &training.init_from {
+                    state::start_from(device, &mut sites, folder)?;
+                }
+                State {
+                    step: 0,
+                    skipped: 0,
+                    micro_batch: training.micro_batch_size,
+                    cursor: pipeline.source.cursor(),
+                    data: tokens.key().to_owned(),
+                    loss: None,
+                    early: None,
+                }
+            }
             Some(start) => {
                 let state = state::restore(device, &mut sites, &start.checkpoint)?;
                 state.check_data(tokens.key(), &start.checkpoint)?;
@@ -189,14 +194,20 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
             if self.is_spent() {
                 return Ok(End::Early);
             }
+            let config = &self.job.config;
+            let stop_at = config.training.stop_at;
+            if stop_at.is_some_and(|at| self.state.step >= at) {
+                self.save(context)?;
+                return Ok(End::Stopped);
+            }
             self.step(context)?;
-            let due = |every: u64| every > 0 && self.state.step.is_multiple_of(every);
-            let (measure, save) = (
-                due(self.job.config.eval.every),
-                due(self.job.config.checkpoints.every),
-            );
-            if measure {
+            let step = self.state.step;
+            let due = |every: u64| every > 0 && step.is_multiple_of(every);
+            let (measure, save) = (due(config.eval.every), due(config.checkpoints.every));
+            if measure || stop_at == Some(step) {
                 self.measure(context)?;
+            }
+            if measure {
                 self.observe();
             }
             if save {

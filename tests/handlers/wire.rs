@@ -2,6 +2,7 @@
 
 use backpropd::domain::gpu::GpuFact;
 use backpropd::protocol::api::Event;
+use backpropd::protocol::sweep::OfSweep;
 use backpropd::protocol::{DaemonFact, Fact, VERSION, kinds};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -14,7 +15,8 @@ fn round_trip(event: &Event) -> Option<Value> {
     let fact = event.fact().map(|fact: Fact| json!(fact));
     let own = || event.daemon_fact().map(|fact: DaemonFact| json!(fact));
     let gpu = || event.gpu_fact().map(|fact: GpuFact| json!(fact));
-    fact.or_else(own).or_else(gpu)
+    let sweep = || event.sweep_fact().map(|fact: OfSweep| json!(fact));
+    fact.or_else(own).or_else(gpu).or_else(sweep)
 }
 
 /// behaviour: event-04, multi-02, stream-04, gpu-08

@@ -133,6 +133,7 @@ impl Handler<Order> for Runs {
                     this.not_before.remove(&run);
                     this.lost.remove(&run);
                 }
+                this.advance_sweeps(ctx);
                 this.schedule(ctx);
             }
             told

@@ -99,7 +99,7 @@ impl Runs {
     }
 
     /// Tells a worker that is there now what its run was told before.
-    fn remind(&self, run: RunId, ctx: &mut Context<Self>) {
+    pub(super) fn remind(&self, run: RunId, ctx: &mut Context<Self>) {
         let store = self.store.clone();
         let found = async move { read(&store, move |view| view.run(run)).await };
         ctx.spawn(found.into_actor(self).map(move |found, this, _| {
@@ -137,6 +137,7 @@ impl Runs {
             }
         }
         self.left();
+        self.advance_sweeps(ctx);
         self.schedule(ctx);
     }
 }

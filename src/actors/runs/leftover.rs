@@ -102,7 +102,10 @@ impl Runs {
             noted
                 .into_actor(self)
                 .map(move |noted, this, ctx| match noted {
-                    Ok(()) => this.schedule(ctx),
+                    Ok(()) => {
+                        this.advance_sweeps(ctx);
+                        this.schedule(ctx);
+                    }
                     Err(error) => {
                         tracing::error!("runs cannot be taken over yet: {error}");
                         // No process: they are noted at the next look.

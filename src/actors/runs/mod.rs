@@ -11,9 +11,11 @@ mod gpus;
 mod hear;
 mod leftover;
 mod schedule;
+mod sweeps;
 
 pub use command::{Order, Submission, Told};
 pub use gpus::GpuNews;
+pub use sweeps::{SweepOrder, SweepSubmission};
 
 use super::store::{StoreRef, write};
 use super::trainer::{FromTrainer, Tell, Trainer};
@@ -38,6 +40,9 @@ const AT_ONCE: usize = 256;
 /// How often the queue and the leftover processes are looked at, besides whenever
 /// something changed.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How often the sweeps look at their runs, besides whenever one ended or was told.
+const SWEEPS: Duration = Duration::from_secs(2);
 
 /// How often events that are over `events.keep` are forgotten.
 const PRUNE: Duration = Duration::from_secs(10);
@@ -116,6 +121,7 @@ impl Actor for Runs {
             this.look_at_leftover(ctx);
             this.schedule(ctx);
         });
+        ctx.run_interval(SWEEPS, |this, ctx| this.advance_sweeps(ctx));
         ctx.run_interval(PRUNE, |this, ctx| this.prune(ctx));
     }
 }

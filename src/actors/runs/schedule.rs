@@ -45,7 +45,9 @@ impl Runs {
         }
         let now = Instant::now();
         self.not_before.retain(|_, until| *until > now);
-        let waiting: BTreeSet<RunId> = self.not_before.keys().copied().collect();
+        // One that goes on at once after it ended may still have its old process.
+        let held_up = self.not_before.keys().chain(self.workers.keys());
+        let waiting: BTreeSet<RunId> = held_up.copied().collect();
         let store = self.store.clone();
         self.scheduling = true;
         let given = async move { write(&store, move |tx| give(tx, places, &waiting)).await };

@@ -102,6 +102,11 @@ impl RunState {
         !self.has_ended() && !matches!(self, RunState::Queued | RunState::Held)
     }
 
+    /// Whether it was told to wait.
+    pub const fn is_waiting(self) -> bool {
+        matches!(self, RunState::Held | RunState::Pausing | RunState::Paused)
+    }
+
     /// Whether it ended as it was meant to.
     pub const fn has_succeeded(self) -> bool {
         matches!(self, RunState::Completed | RunState::EarlyStopped)

@@ -90,6 +90,32 @@ fn an_older_database_is_brought_up_to_date_and_a_failed_step_leaves_the_version_
 }
 
 #[test]
+fn what_the_first_version_stored_is_read_by_this_one() {
+    let dir = scratch();
+    let path = dir.path().join(DATABASE);
+    let mut conn = Connection::open(&path).unwrap();
+    let first = &schema::MIGRATIONS[..1];
+    schema::migrate(&mut conn, &path, 0, first, None).unwrap();
+    conn.execute_batch(
+        "INSERT INTO runs (name, priority, state, last_seq, queued_at, updated_at)
+             VALUES ('a', 0, 'queued', 1, 1, 1);
+         INSERT INTO events (run, seq, kind, at, payload) VALUES (1, 1, 'run_queued', 1, '{}');
+         INSERT INTO sweeps (name, spec, state, created_at, updated_at)
+             VALUES ('s', 'null', 'running', 1, 1);",
+    )
+    .unwrap();
+    drop(conn);
+    let (store, opened) = Store::open(dir.path(), 0).unwrap();
+    assert_eq!(opened.quarantined, None);
+    let view = store.view();
+    assert_eq!(view.run(RunId(1)).unwrap().name, "a");
+    assert_eq!(view.events(0, Some(RunId(1)), 9).unwrap().events.len(), 1);
+    let sweep = view.live_sweeps().unwrap()[0];
+    assert_eq!(view.sweep(sweep).unwrap().session, serde_json::Value::Null);
+    assert_eq!(view.sweep_events(0, sweep, 9).unwrap().events, []);
+}
+
+#[test]
 fn a_folder_that_cannot_be_made_is_named() {
     let dir = scratch();
     let file = dir.path().join("file");

@@ -1,4 +1,6 @@
 use super::*;
+use crate::domain::sweep::Phase;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 #[test]
@@ -151,9 +153,12 @@ fn the_runs_of_a_sweep_count_without_a_gap_across_processes() {
     let new = NewSweep {
         name: "k".to_owned(),
         spec: spec.clone(),
-        state: "running".to_owned(),
+        session: Value::Null,
     };
-    let sweep = store.write(|tx| tx.add_sweep(&new, 1)).unwrap();
+    let begin = |store: &mut Store| store.write(|tx| tx.add_sweep(&new, Some("a"), 1));
+    let (sweep, first) = begin(&mut store).unwrap();
+    assert!(first);
+    assert_eq!(begin(&mut store).unwrap(), (sweep, false));
     let next = |store: &mut Store| {
         let run = NewRun::new("a", "");
         store.write(|tx| tx.submit_next(sweep, &run, 2)).unwrap()
@@ -162,7 +167,7 @@ fn the_runs_of_a_sweep_count_without_a_gap_across_processes() {
     // An index that was taken in vain is given again.
     let in_vain = store.write(|tx| {
         tx.submit_next(sweep, &NewRun::new("a", ""), 2)?;
-        tx.set_sweep_state(crate::domain::SweepId(9), "x", 2)
+        tx.set_sweep(crate::domain::SweepId(9), Phase::Paused, &(), 2)
     });
     assert_eq!(in_vain.unwrap_err().code, Code::NotFound);
     drop(store);
@@ -171,12 +176,16 @@ fn the_runs_of_a_sweep_count_without_a_gap_across_processes() {
     let (second, index) = next(&mut store);
     assert_eq!(index, 2);
     assert_eq!(store.view().run(second).unwrap().sweep, Some((sweep, 2)));
+    assert_eq!(store.view().live_sweeps().unwrap(), [sweep]);
+    let session = serde_json::json!({ "rung": 1 });
     store
-        .write(|tx| tx.set_sweep_state(sweep, "completed", 8))
+        .write(|tx| tx.set_sweep(sweep, Phase::Completed, &session, 8))
         .unwrap();
+    assert_eq!(store.view().live_sweeps().unwrap(), []);
     let read = store.view().sweep(sweep).unwrap();
     assert_eq!((read.spec, read.next_index), (spec, 3));
-    assert_eq!((read.state.as_str(), read.updated_at), ("completed", 8));
+    assert_eq!((read.phase, read.updated_at), (Phase::Completed, 8));
+    assert_eq!(read.session, session);
     assert_eq!(store.view().sweeps(None, 9).unwrap().len(), 1);
     let of_sweep = RunQuery {
         sweep: Some(sweep),
