@@ -20,6 +20,7 @@ pub mod lm;
 pub mod protocol;
 pub mod report;
 pub mod sae;
+pub mod service;
 pub mod store;
 pub mod supervise;
 pub mod system;

@@ -9,6 +9,7 @@ use crate::protocol::{Command, Fact, Frame};
 use actix::prelude::*;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 pub use super::worker::Limits;
 
@@ -107,6 +108,7 @@ impl Actor for Trainer {
                     }
                 }
             });
+            let lived = lived.instrument(tracing::info_span!("run", id = %run, life));
             ctx.spawn(lived.into_actor(self).map(|(), _, ctx| ctx.stop()));
         }
         ctx.run_interval(LOOK, |this, ctx| {

@@ -20,6 +20,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::mpsc;
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tracing::Instrument;
 
 /// Commands on their way to a worker. Each is idempotent, so more would say nothing new.
 const COMMANDS: usize = 64;
@@ -198,7 +199,8 @@ impl Worker {
         let (commands, queue) = mpsc::channel(COMMANDS);
         let words = Arc::default();
         tokio::spawn(write(stdin, self.begin.clone(), queue));
-        tokio::spawn(read_words(stderr, Arc::clone(&words), self.who.clone()));
+        let read = read_words(stderr, Arc::clone(&words), self.who.clone());
+        tokio::spawn(read.in_current_span());
         Ok(Running {
             process: child.id().and_then(Process::of),
             child,
@@ -332,7 +334,7 @@ async fn write(mut to: ChildStdin, begin: Begin, mut queue: mpsc::Receiver<Comma
 async fn read_words(from: ChildStderr, words: Arc<Mutex<String>>, who: String) {
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        tracing::warn!(%who, worker = %line.escape_debug());
+        tracing::warn!(%who, worker = %line);
         let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
         words.push_str(&line);
         words.push('\n');

@@ -8,26 +8,36 @@ use crate::actors::reporter::{self, Reporter, report};
 use crate::actors::runs::{Leave, Runs};
 use crate::actors::store::{self, StoreActor, StoreRef};
 use crate::actors::worker::Limits;
-use crate::config::daemon::DaemonConfig;
-use crate::control::{self, Daemon};
+use crate::config::daemon::LogFormat;
+use crate::config::settings::Settings;
+use crate::control::{self, Access, Daemon, Rules, Server, Socket};
 use crate::domain::{Code, Error, Result};
 use crate::handlers::{Host, Kinds};
 use crate::protocol::DaemonFact;
+use crate::service::reload::Reloader;
+use crate::service::{Manager, status, watchdog};
 use crate::store::Store;
 use crate::supervise::{Child, ChildRef, Notice, Supervisor};
 use crate::system::clock::now_millis;
-use crate::system::{files, log};
+use crate::system::log::Level;
+use crate::system::{files, limits, log};
 use actix::System;
 use clap::Args;
-use sd_notify::NotifyState;
 use std::collections::BTreeMap;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+
+/// Parts that the daemon cannot do without: unless they get on, the service manager gets no
+/// sign of life.
+const CORE: [&str; 2] = ["store", "runs"];
+/// For how long each of them may have work and do none of it, before it is replaced.
+const STORE_STALLS: Duration = Duration::from_secs(60);
+/// Longer: it waits for the store.
+const RUNS_STALL: Duration = Duration::from_secs(150);
 
 /// Run the service: a queue of runs, each trained by a worker process
 #[derive(Args)]
@@ -44,11 +54,10 @@ pub struct DaemonArgs {
 /// Runs the command.
 pub fn daemon(args: DaemonArgs, kinds: Kinds) -> Result<ExitCode> {
     let since = Instant::now();
-    let config = DaemonConfig::read(args.config.as_deref())?;
-    log::start(
-        &config.log.level,
-        config.log.format == crate::config::daemon::LogFormat::Json,
-    )?;
+    let settings = Settings::read(args.config)?;
+    let config = settings.now();
+    let level = log::start(&config.log.level, config.log.format == LogFormat::Json)?;
+    let files_limit = limits::raise_open_files();
     let state_dir = std::path::absolute(config.state_dir()?)
         .map_err(|e| Error::read("the state folder", &e))?;
     files::create_dir(&state_dir)?;
@@ -60,33 +69,52 @@ pub fn daemon(args: DaemonArgs, kinds: Kinds) -> Result<ExitCode> {
             quarantined.moved_to.display()
         );
     }
-    let socket = config.socket()?;
+    let rules = Rules::new(&config.control)?;
     let mode = config.control.mode().unwrap_or(0o660);
-    let listener = control::bind(&socket, mode)?;
-    let system = System::new();
-    let served = system.block_on(serve(
-        config, kinds, state_dir, store, listener, since, &socket,
-    ));
-    let _ = std::fs::remove_file(&socket);
-    served.map(|()| ExitCode::SUCCESS)
+    let socket = Socket::open(&config.socket()?, mode)?;
+    let own = rustix::process::geteuid().as_raw();
+    let access = Arc::new(Access::new(own, socket.group, rules));
+    let start = Start {
+        settings,
+        kinds,
+        level,
+        state_dir,
+        socket,
+        access,
+        files_limit,
+        since,
+    };
+    System::new().block_on(serve(start, store))?;
+    Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(
-    config: DaemonConfig,
+/// What there is before the first actor.
+struct Start {
+    settings: Settings,
     kinds: Kinds,
+    level: Level,
     state_dir: PathBuf,
-    store: Store,
-    listener: UnixListener,
+    socket: Socket,
+    access: Arc<Access>,
+    /// Files that can be open.
+    files_limit: u64,
     since: Instant,
-    socket: &std::path::Path,
-) -> Result<()> {
+}
+
+async fn serve(start: Start, store: Store) -> Result<()> {
+    let Start {
+        settings,
+        kinds,
+        level,
+        state_dir,
+        socket,
+        access,
+        files_limit,
+        since,
+    } = start;
     let internal = |what: &str, e: std::io::Error| Error::new(Code::Internal, what, e);
     let live = store::live();
-    let (limit, patience) = (
-        config.workers.limit,
-        config.workers.stop() + Duration::from_secs(10),
-    );
-    let gpus = config.gpus.clone();
+    let gpus = settings.now().gpus.clone();
     let mut tree = Supervisor::new("daemon");
     // The first generation takes the store that was opened to check it.
     let (folder, open, told) = (state_dir.clone(), Mutex::new(Some(store)), live.clone());
@@ -97,8 +125,10 @@ async fn serve(
     let store = tree.add(
         Child::new("store", store)
             .own_thread()
+            .progress_within(STORE_STALLS)
             .mailbox(store::MAILBOX),
     );
+    let config = settings.now();
     let reporter = reporter(&store, &mut tree);
     tree = tree.on_notice(note(reporter.clone()));
     let configured = config.handlers.clone();
@@ -113,12 +143,12 @@ async fn serve(
     let parts = (store.clone(), state_dir.clone());
     let datasets = move || Datasets::new(parts.0.clone(), &parts.1, limits);
     let datasets = tree.add(Child::new("datasets", datasets));
-    let parts = (store.clone(), config, state_dir.clone());
+    let parts = (store.clone(), settings.clone(), state_dir.clone());
     let runs = move || {
-        let (store, config, state_dir) = parts.clone();
-        Runs::new(store, config, state_dir)
+        let (store, settings, state_dir) = parts.clone();
+        Runs::new(store, &settings, state_dir)
     };
-    let runs = tree.add(Child::new("runs", runs));
+    let runs = tree.add(Child::new("runs", runs).progress_within(RUNS_STALL));
     let parts = handlers::Parts {
         store: store.clone(),
         live: live.clone(),
@@ -126,7 +156,7 @@ async fn serve(
         kinds,
         host: Host {
             folder: state_dir.clone(),
-            socket: std::path::absolute(socket).map_err(|e| internal("socket", e))?,
+            socket: std::path::absolute(&socket.path).map_err(|e| internal("socket", e))?,
             orders: handlers::orders(runs.clone()),
         },
         configured,
@@ -144,52 +174,79 @@ async fn serve(
     let down = |e| Error::new(Code::Internal, "supervisor", e);
     let tree = tree.start().await.map_err(down)?;
     let (leave, mut left) = mpsc::channel(1);
+    let reloader = Arc::new(Reloader {
+        settings: settings.clone(),
+        level,
+        access: access.clone(),
+    });
+    let again = reloader.clone();
     let app = control::router(Daemon {
         runs: runs.clone(),
         handlers: handlers.clone(),
         models,
         datasets,
-        store,
+        store: store.clone(),
         gpus,
         tree: tree.clone(),
         live,
-        limit,
+        settings: settings.clone(),
+        reload: Arc::new(move || again.reload()),
         since,
         leave,
     });
-    let listener =
-        tokio::net::UnixListener::from_std(listener).map_err(|e| internal("socket", e))?;
-    let server = actix::spawn(control::serve(listener, app));
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| internal("signals", e))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| internal("signals", e))?;
+    let server = Server::new(app, access, files_limit);
+    let mut servers = vec![actix::spawn(server.clone().serve(socket.listen()?))];
+    if let Some(address) = settings.now().control.address() {
+        let listener = control::listen_tcp(address).await?;
+        servers.push(actix::spawn(server.serve(listener)));
+        tracing::info!("control at {address} too, with the token");
+    }
+    let signal = |kind| signal(kind).map_err(|e| internal("signals", e));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(
         "backpropd {version}: control at {}, state in {}",
-        socket.display(),
+        socket.path.display(),
         state_dir.display()
     );
-    tell_service_manager(&[NotifyState::Ready, NotifyState::Status("ready")]);
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: saving all runs"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: saving all runs"),
-        _ = left.recv() => tracing::info!("told to shut down: saving all runs"),
+    Manager.ready("ready");
+    if let Some(period) = Manager.watchdog() {
+        let alive = || Manager.alive();
+        let tree = tree.clone();
+        actix::spawn(async move { watchdog::watch(tree, &CORE, period / 2, alive).await });
     }
-    tell_service_manager(&[
-        NotifyState::Stopping,
-        NotifyState::Status("saving all runs"),
-    ]);
+    if Manager::is_there() {
+        actix::spawn(status::tell(store));
+    }
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: saving all runs"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: saving all runs"),
+            _ = left.recv() => tracing::info!("told to shut down: saving all runs"),
+            _ = hang_up.recv() => {
+                // It was logged.
+                let _ = reloader.reload();
+                continue;
+            }
+        }
+        break;
+    }
+    let patience = settings.now().workers.stop() + Duration::from_secs(10);
+    Manager.stopping(patience);
     tokio::select! {
         _ = tokio::time::timeout(patience, runs.send(Leave)) => {}
         _ = terminate.recv() => tracing::warn!("SIGTERM again: not waiting for workers"),
         _ = interrupt.recv() => tracing::warn!("SIGINT again: not waiting for workers"),
     }
-    server.abort();
     if let Err(error) = handlers.send(Drain).await {
         tracing::warn!("{error}");
     }
     if let Err(error) = tree.shut_down().await {
         tracing::warn!("{error}");
     }
+    servers.iter().for_each(|server| server.abort());
     tracing::info!("ended");
     Ok(())
 }
@@ -225,12 +282,5 @@ fn note(reporter: ChildRef<Reporter>) -> impl Fn(Notice) + Send {
         Notice::Quarantined { child, first, .. } => {
             tracing::error!("{child} failed too often and stays down; it began with: {first}");
         }
-    }
-}
-
-/// Without a service manager there is nobody to tell.
-fn tell_service_manager(states: &[NotifyState<'_>]) {
-    if let Err(e) = sd_notify::notify(states) {
-        tracing::warn!("the service manager cannot be told: {e}");
     }
 }

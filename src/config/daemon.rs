@@ -48,7 +48,20 @@ pub struct ControlTable {
     /// The Unix socket; empty for the service's runtime folder, or the user's.
     pub socket: PathBuf,
     /// The socket's permissions, octal.
+    #[serde(deserialize_with = "super::control::mode")]
     pub mode: String,
+    /// Users (`alice`, `1000`) and groups (`@ml`) that may change things, besides root, the
+    /// daemon's own user and the socket's group.
+    pub writers: Vec<String>,
+    /// Users and groups that may look; empty for whoever can open the socket.
+    pub readers: Vec<String>,
+    /// An address to listen at besides the socket; empty for none.
+    pub tcp: String,
+    /// A file with the token that every request over TCP must carry.
+    pub token_file: PathBuf,
+    /// Names by which clients reach `tcp` from elsewhere; without any it must be a loopback
+    /// address.
+    pub tcp_hosts: Vec<String>,
 }
 
 impl Default for ControlTable {
@@ -56,6 +69,11 @@ impl Default for ControlTable {
         Self {
             socket: PathBuf::new(),
             mode: "0660".into(),
+            writers: Vec::new(),
+            readers: Vec::new(),
+            tcp: String::new(),
+            token_file: PathBuf::new(),
+            tcp_hosts: Vec::new(),
         }
     }
 }
@@ -200,10 +218,9 @@ impl DaemonConfig {
         if let Err(error) = self.gpus.validate() {
             return Err(file.invalid(&format!("gpus.{}", error.about), error.message));
         }
-        if self.control.mode().is_none() {
-            let message = format!("{:?} is no octal mode such as 0660", self.control.mode);
-            return Err(file.invalid("control.mode", message));
-        }
+        self.control
+            .validate()
+            .map_err(|(key, message)| file.invalid(key, message))?;
         Ok(())
     }
 
@@ -235,14 +252,6 @@ impl DaemonConfig {
             Some(path) => Ok(path),
             None => Ok(self.state_dir()?.join("control.sock")),
         }
-    }
-}
-
-impl ControlTable {
-    /// `mode` as a number.
-    pub fn mode(&self) -> Option<u32> {
-        let mode = u32::from_str_radix(&self.mode, 8).ok()?;
-        (mode <= 0o777).then_some(mode)
     }
 }
 
@@ -321,11 +330,13 @@ mod tests {
             &[
                 ("BACKPROPD_WORKERS__LIMIT", "4"),
                 ("BACKPROPD_LOG__FORMAT", "json"),
+                ("BACKPROPD_CONTROL__MODE", "0600"),
             ],
         )
         .unwrap();
         assert_eq!((config.workers.limit, config.workers.threads), (4, 3));
         assert_eq!(config.log.format, LogFormat::Json);
+        assert_eq!(config.control.mode(), Some(0o600));
         let config = read("", &[("BACKPROPD_GPUS__DEVICES", "1")]).unwrap();
         assert_eq!(config.gpus.devices, "1");
         let variables = [("BACKPROPD_GPUS__LIMITS__TEMPERATURE_WARNING", "70.5")];
@@ -359,6 +370,13 @@ mod tests {
                 "",
                 &[("BACKPROPD_GPUS__INTERVAL_SECONDS", "0")],
                 "gpus.interval_seconds",
+            ),
+            ("[control]\ntcp = \"x\"\n", &[], ":2: control.tcp"),
+            ("[control]\ntcp = \"127.0.0.1:1\"\n", &[], ":2: control.tcp"),
+            (
+                "[control]\ntcp = \"0.0.0.0:1\"\ntoken_file = \"t\"\n",
+                &[],
+                ":2: control.tcp",
             ),
             ("[worker]\n", &[], ":1: worker"),
             ("", &[("BACKPROPD_WORKERS__LIMIT", "many")], "workers.limit"),

@@ -1,8 +1,11 @@
-//! `run.toml` to validated types; errors name file, line and key.
+//! `run.toml` and `daemon.toml` to validated types; errors name file, line and key.
 
+mod control;
 pub mod daemon;
 mod file;
+pub mod redact;
 mod run;
+pub mod settings;
 pub mod sweep;
 mod tokens;
 

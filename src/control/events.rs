@@ -55,11 +55,38 @@ impl About {
     }
 }
 
+/// Which events a reader wants.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Whose; the stream of a run or of a sweep ends with it.
+    pub about: About,
+    /// Those after this number, 0 for all that are kept; none for only what is to come.
+    pub after: Option<u64>,
+    /// Those that were stored since then: milliseconds since 1970.
+    pub from_time: Option<i64>,
+    /// Those of these kinds, and no others; empty for all.
+    pub kinds: Vec<String>,
+    /// None of these kinds.
+    pub except: Vec<String>,
+    /// Only those that are there, and then an end.
+    pub only_past: bool,
+}
+
+impl Wanted {
+    fn takes(&self, event: &Event) -> bool {
+        let one_of = |kinds: &[String]| kinds.contains(&event.kind);
+        // A gap is told to everyone.
+        event.kind == "gap"
+            || ((self.kinds.is_empty() || one_of(&self.kinds)) && !one_of(&self.except))
+    }
+}
+
 /// A reader's place in the events.
 struct Reader {
     store: StoreRef,
     live: Receiver<Arc<Event>>,
     about: About,
+    wanted: Wanted,
     /// The last event that was handed on, or passed over.
     last: u64,
     /// What is read and not handed on yet.
@@ -68,27 +95,41 @@ struct Reader {
     behind: bool,
 }
 
-/// The events after number `after` (0 for all that are kept; none for only what is to
-/// come); those of a run or of a sweep end with it.
+/// The events that are `wanted`.
 pub async fn stream(
     store: StoreRef,
     live: &Live,
-    about: About,
-    after: Option<u64>,
+    wanted: Wanted,
 ) -> Result<impl Stream<Item = Result<sse::Event, Infallible>> + use<>> {
+    let Wanted {
+        about,
+        after,
+        from_time,
+        ..
+    } = wanted;
     // Subscribed before the store is read: what happens in between comes twice rather
     // than never, and is told apart by its number.
     let live = live.subscribe();
-    let newest = read(&store, move |view| {
+    let last = read(&store, move |view| {
+        // That there is such a thing.
         about.has_ended(view)?;
-        view.newest_event()
+        let newest = view.newest_event()?;
+        Ok(match from_time {
+            None => after.unwrap_or(newest),
+            Some(then) => {
+                let first = view.first_event_since(then)?;
+                let before = first.map_or(newest, |first| first.saturating_sub(1));
+                before.max(after.unwrap_or(0))
+            }
+        })
     })
     .await?;
     let reader = Reader {
         store,
         live,
         about,
-        last: after.unwrap_or(newest),
+        wanted,
+        last,
         ready: VecDeque::new(),
         behind: true,
     };
@@ -111,11 +152,17 @@ impl Reader {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 self.last = self.last.max(event.id);
-                return Some(event);
+                if self.wanted.takes(&event) {
+                    return Some(event);
+                }
+                continue;
             }
             if self.behind {
                 self.read_page().await?;
                 continue;
+            }
+            if self.wanted.only_past {
+                return None;
             }
             if self.has_ended().await {
                 // What it said between the last page and its end.

@@ -1,7 +1,7 @@
 //! Routes of the events.
 
 use super::answer::{Failed, documented};
-use super::events::{self, About};
+use super::events::{self, About, Wanted};
 use super::extract::{Named, Params};
 use super::openapi::about;
 use super::router::Daemon;
@@ -42,10 +42,37 @@ pub fn routes() -> ApiRouter<Daemon> {
 
 /// Which events.
 #[derive(Deserialize, JsonSchema)]
-struct Since {
+struct Which {
     /// Those after the event with this id, 0 for all that are kept; absent, only those to
     /// come. The header `Last-Event-ID` goes first.
     since: Option<u64>,
+    /// Those that were stored since then: milliseconds since 1970.
+    from_time: Option<i64>,
+    /// Those of these kinds only: names with commas between them.
+    kinds: Option<String>,
+    /// None of these kinds: names with commas between them.
+    except: Option<String>,
+    /// False for those that are there, and then an end; true where absent.
+    follow: Option<bool>,
+}
+
+impl Which {
+    fn wanted(self, about: About, headers: &HeaderMap) -> Wanted {
+        let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+        let names = |list: Option<String>| {
+            let list = list.unwrap_or_default();
+            let names = list.split(',').filter(|name| !name.is_empty());
+            names.map(str::to_owned).collect()
+        };
+        Wanted {
+            about,
+            after: header.and_then(|id| id.parse().ok()).or(self.since),
+            from_time: self.from_time,
+            kinds: names(self.kinds),
+            except: names(self.except),
+            only_past: self.follow == Some(false),
+        }
+    }
 }
 
 /// A stream of events: each has its id, its kind, and its JSON as data.
@@ -71,40 +98,31 @@ impl OperationOutput for Stream {
 async fn of_run(
     State(daemon): State<Daemon>,
     Named(one): Named<OneRun>,
-    Params(since): Params<Since>,
+    Params(which): Params<Which>,
     headers: HeaderMap,
 ) -> Result<Stream, Failed> {
-    let about = About::Run(one.id()?);
-    follow(daemon, about, since, &headers).await
+    follow(daemon, which.wanted(About::Run(one.id()?), &headers)).await
 }
 
 async fn of_sweep(
     State(daemon): State<Daemon>,
     Named(one): Named<OneSweep>,
-    Params(since): Params<Since>,
+    Params(which): Params<Which>,
     headers: HeaderMap,
 ) -> Result<Stream, Failed> {
-    let about = About::Sweep(one.id()?);
-    follow(daemon, about, since, &headers).await
+    follow(daemon, which.wanted(About::Sweep(one.id()?), &headers)).await
 }
 
 async fn all(
     State(daemon): State<Daemon>,
-    Params(since): Params<Since>,
+    Params(which): Params<Which>,
     headers: HeaderMap,
 ) -> Result<Stream, Failed> {
-    follow(daemon, About::All, since, &headers).await
+    follow(daemon, which.wanted(About::All, &headers)).await
 }
 
-async fn follow(
-    daemon: Daemon,
-    about: About,
-    since: Since,
-    headers: &HeaderMap,
-) -> Result<Stream, Failed> {
-    let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let after = header.and_then(|id| id.parse().ok()).or(since.since);
-    let events = events::stream(daemon.store, &daemon.live, about, after).await?;
+async fn follow(daemon: Daemon, wanted: Wanted) -> Result<Stream, Failed> {
+    let events = events::stream(daemon.store, &daemon.live, wanted).await?;
     let events = Sse::new(events).keep_alive(KeepAlive::default());
     Ok(Stream(events.into_response()))
 }

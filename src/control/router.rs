@@ -28,14 +28,18 @@
 use super::answer::Failed;
 use super::openapi::{self, about};
 use super::serve::MAX_BODY;
-use super::{datasets, follow, gpus, handlers, models, runs, service, sweeps};
+use super::{
+    actors, datasets, follow, gpus, handlers, metrics, models, runs, service, settings, sweeps,
+};
 use crate::actors::datasets::Datasets;
 use crate::actors::gpus::Gpus;
 use crate::actors::handlers::Handlers;
 use crate::actors::models::Models;
 use crate::actors::runs::Runs;
 use crate::actors::store::{Live, StoreRef};
-use crate::domain::{Code, Error};
+use crate::config::settings::Settings;
+use crate::domain::{Code, Error, Result};
+use crate::protocol::service::Reloaded;
 use crate::supervise::{ChildRef, Supervisor};
 use aide::axum::ApiRouter;
 use aide::axum::routing::get_with;
@@ -43,8 +47,12 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::Response;
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
+
+/// Reads daemon.toml again; an error changes nothing.
+pub type Reload = Arc<dyn Fn() -> Result<Reloaded> + Send + Sync>;
 
 /// What the routes reach.
 #[derive(Clone)]
@@ -65,8 +73,10 @@ pub struct Daemon {
     pub tree: ChildRef<Supervisor>,
     /// Events as they become durable.
     pub live: Live,
-    /// Runs that train at once.
-    pub limit: usize,
+    /// The settings in use.
+    pub settings: Settings,
+    /// Reads the settings again.
+    pub reload: Reload,
     /// When the daemon started.
     pub since: Instant,
     /// Asks the daemon to end.
@@ -82,10 +92,13 @@ pub fn router(daemon: Daemon) -> Router {
         .merge(runs::routes())
         .merge(gpus::routes())
         .merge(sweeps::routes())
+        .merge(metrics::routes())
         .merge(follow::routes())
         .merge(handlers::routes())
         .merge(models::routes())
         .merge(datasets::routes())
+        .merge(actors::routes())
+        .merge(settings::routes())
         .api_route("/v1/openapi.json", document);
     openapi::finish(routes)
         .fallback(nothing)

@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Runs in a list.
-pub const LIST: u32 = 1000;
+const LIST: u32 = 1000;
 
 /// The routes.
 pub fn routes() -> ApiRouter<Daemon> {

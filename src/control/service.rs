@@ -3,12 +3,10 @@
 use super::answer::Answer;
 use super::openapi::about;
 use super::router::Daemon;
-use super::runs::LIST;
 use super::{gpus, view};
 use crate::actors::store::read;
 use crate::domain::run_state::RunState;
 use crate::protocol::api::{Down, Leaving, Status};
-use crate::store::RunQuery;
 use crate::supervise::{ChildRef, ChildState, GetChildren, Supervisor};
 use crate::system::memory;
 use aide::axum::ApiRouter;
@@ -16,8 +14,10 @@ use aide::axum::routing::{get_with, post_with};
 use axum::Json;
 use axum::extract::State;
 
+/// Runs in the status that have not ended.
+const ACTIVE: u32 = 100;
 /// Ended runs in the status.
-const RECENT: usize = 5;
+const RECENT: u32 = 5;
 
 /// The routes.
 pub fn routes() -> ApiRouter<Daemon> {
@@ -33,24 +33,23 @@ pub fn routes() -> ApiRouter<Daemon> {
 }
 
 async fn status(State(daemon): State<Daemon>) -> Answer<Status> {
-    let runs = read(&daemon.store, |view| view.runs(&RunQuery::default(), LIST)).await?;
-    let queued = runs
+    let (census, active, ended) = read(&daemon.store, |view| {
+        Ok((view.census()?, view.active(ACTIVE)?, view.ended(RECENT)?))
+    })
+    .await?;
+    let queued = census
         .iter()
-        .filter(|run| run.state == RunState::Queued)
-        .count();
-    let is_active = |state: RunState| state.has_worker() || state == RunState::Held;
-    let (active, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(|run| is_active(run.state));
-    let ended = others.into_iter().filter(|run| run.state.has_ended());
+        .filter(|(state, _)| *state == RunState::Queued);
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime: daemon.since.elapsed().as_secs_f64(),
         memory: memory::resident(),
-        limit: daemon.limit,
-        queued,
+        limit: daemon.settings.now().workers.limit,
+        queued: queued.map(|(_, count)| *count as usize).sum(),
         gpus: gpus::summary(&daemon).await,
         active: active.into_iter().map(view::run).collect(),
-        recent: ended.take(RECENT).map(view::run).collect(),
+        recent: ended.into_iter().map(view::run).collect(),
         down: ailing(&daemon.tree).await,
     }))
 }

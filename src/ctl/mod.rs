@@ -1,11 +1,17 @@
 //! `backpropd ctl VERB`: a client of the daemon. It knows the protocol and nothing of
 //! training.
 
+mod actors;
 mod assets;
 mod client;
+mod config;
 mod datasets;
+mod follow;
 mod gpus;
 mod handlers;
+mod line;
+mod logs;
+mod metrics;
 mod models;
 mod render;
 mod submit;
@@ -14,9 +20,11 @@ mod watch;
 
 use crate::domain::{Code, Error, Result};
 use crate::protocol::api::{Acknowledged, RunView, Status};
+use crate::protocol::service::ActorView;
 use clap::{Args, Subcommand};
-use client::Client;
+use client::{Client, Place};
 use serde::Serialize;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -30,6 +38,12 @@ pub struct CtlArgs {
     /// the user's
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// A daemon at an address (`control.tcp`) instead, e.g. http://127.0.0.1:8970
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "socket")]
+    url: Option<String>,
+    /// A file with the token for --url; by default $BACKPROPD_TOKEN_FILE
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Print JSON instead of text
     #[arg(long, global = true)]
     json: bool,
@@ -70,6 +84,14 @@ enum Verb {
     /// Many runs from one specification: list, grid or random sweep
     #[command(subcommand)]
     Sweep(sweep::SweepVerb),
+    Metrics(metrics::MetricsArgs),
+    Logs(logs::LogsArgs),
+    /// The daemon's parts, as their supervisor sees them
+    Actors,
+    /// The settings in use, without secrets
+    Config,
+    /// Read daemon.toml again, and use what can change without a restart
+    Reload,
     /// Save all runs and end the daemon
     Shutdown,
 }
@@ -86,15 +108,7 @@ struct One {
 /// # Errors
 /// `daemon-unavailable`, or what the daemon answers.
 pub fn ctl(args: CtlArgs) -> Result<ExitCode> {
-    let socket = args.socket.or_else(find_socket).ok_or_else(|| {
-        Error::new(
-            Code::DaemonUnavailable,
-            "control socket",
-            "nothing says where it is",
-        )
-        .hint("name it with --socket")
-    })?;
-    let client = Client::new(&socket)?;
+    let client = Client::new(place(&args)?)?;
     let session = Session {
         client,
         json: args.json,
@@ -127,12 +141,33 @@ pub fn ctl(args: CtlArgs) -> Result<ExitCode> {
         Verb::Datasets(args) => datasets::datasets(&session, args)?,
         Verb::Gpus(args) => gpus::gpus(&session, args)?,
         Verb::Sweep(verb) => return sweep::sweep(&session, verb),
+        Verb::Metrics(args) => metrics::metrics(&session, &args)?,
+        Verb::Logs(args) => logs::logs(&session, &args)?,
+        Verb::Actors => {
+            let actors: Vec<ActorView> = session.client.get("/v1/actors")?;
+            session.print(&actors, |actors| actors::render(actors));
+        }
+        Verb::Config => config::config(&session)?,
+        Verb::Reload => config::reload(&session)?,
         Verb::Shutdown => {
             let said: serde_json::Value = session.client.post("/v1/shutdown", &())?;
             session.print(&said, |_| "the daemon saves all runs and ends\n".to_owned());
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn place(args: &CtlArgs) -> Result<Place> {
+    if let Some(url) = &args.url {
+        let file = args.token_file.clone();
+        let file = file.or_else(|| std::env::var_os("BACKPROPD_TOKEN_FILE").map(PathBuf::from));
+        return Place::address(url, file.as_deref());
+    }
+    let socket = args.socket.clone().or_else(find_socket);
+    socket.map(Place::Socket).ok_or_else(|| {
+        let message = "nothing says where it is";
+        Error::new(Code::DaemonUnavailable, "control socket", message).hint("name it with --socket")
+    })
 }
 
 fn find_socket() -> Option<PathBuf> {
@@ -161,10 +196,10 @@ struct Session {
 
 impl Session {
     fn print<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) {
-        match self.json {
-            true => println!("{}", serde_json::json!(value)),
-            false => print!("{}", text(value)),
-        }
+        put(&match self.json {
+            true => format!("{}\n", serde_json::json!(value)),
+            false => text(value),
+        });
     }
 
     /// A run by number or name.
@@ -193,5 +228,17 @@ impl Session {
         let done: Acknowledged = self.client.post(&format!("/v1/runs/{id}/{command}"), &())?;
         self.print(&done, |done| format!("{}\n", done.message));
         Ok(())
+    }
+}
+
+/// Prints `text`. When whoever reads it has seen enough, as `head` has, this program ends.
+fn put(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_err()
+    {
+        std::process::exit(0);
     }
 }

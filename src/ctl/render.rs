@@ -41,14 +41,20 @@ pub fn status(status: &Status) -> String {
     text
 }
 
+/// A table without lines.
+pub fn table(columns: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(columns);
+    table
+}
+
 /// `ctl runs`.
 pub fn runs(runs: &[RunView]) -> String {
     if runs.is_empty() {
         return "no runs\n".into();
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
+    let mut table = table(&[
         "ID", "NAME", "STATE", "PROGRESS", "LOSS", "L0", "TOK/S", "ETA",
     ]);
     for run in runs {

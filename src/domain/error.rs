@@ -105,6 +105,10 @@ codes! {
     GpuEmergency = "gpu-emergency", 66;
     /// A frame between worker and parent that cannot be understood.
     ProtocolInvalid = "protocol-invalid", 70;
+    /// A request over TCP without the token, or with a wrong one.
+    Unauthorized = "unauthorized", 71;
+    /// Too many requests without the right token came from one address.
+    TooManyAttempts = "too-many-attempts", 72;
     /// Another process works with the daemon's state folder.
     StoreBusy = "store-busy", 80;
     /// The daemon's database is of a newer release, or of another program.
@@ -119,6 +123,8 @@ codes! {
     DaemonUnavailable = "daemon-unavailable", 85;
     /// Another daemon listens at the control socket.
     DaemonRunning = "daemon-running", 86;
+    /// Whoever asks has no right to.
+    Forbidden = "forbidden", 87;
     /// A request that is longer than the daemon takes.
     RequestTooLarge = "request-too-large", 90;
     /// A worker process ended without a last word, more often than it is restarted.

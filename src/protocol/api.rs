@@ -250,6 +250,8 @@ pub struct Problem {
 impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
         let (status, retryable) = match error.code {
+            Code::Unauthorized => (401, false),
+            Code::Forbidden => (403, false),
             Code::NotFound => (404, false),
             Code::NotPossible
             | Code::RunExists
@@ -259,6 +261,7 @@ impl From<&Error> for Problem {
             | Code::AssetInUse
             | Code::AssetExists => (409, false),
             Code::RequestTooLarge => (413, false),
+            Code::TooManyAttempts => (429, true),
             Code::DaemonUnavailable => (503, true),
             Code::DiskFull => (507, true),
             Code::Internal | Code::IoRead | Code::IoWrite | Code::WorkerLost | Code::WorkerHung => {

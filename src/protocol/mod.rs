@@ -11,6 +11,7 @@ pub mod handlers;
 pub mod kinds;
 mod nullable;
 mod own;
+pub mod service;
 pub mod sweep;
 pub mod wire;
 

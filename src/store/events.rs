@@ -156,6 +156,12 @@ impl View<'_> {
         Ok(self.event_range()?.1)
     }
 
+    /// The number of the first event that was stored at `then` or later.
+    pub fn first_event_since(&self, then: Millis) -> Result<Option<u64>> {
+        let sql = "SELECT id FROM events WHERE at >= ?1 ORDER BY id LIMIT 1";
+        self.first(sql, [then], |row| row.get(0))
+    }
+
     /// The oldest number that is stored, or would be next, and the newest that was given.
     fn event_range(&self) -> Result<(u64, u64)> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";

@@ -61,6 +61,8 @@ pub struct MetricQuery<'a> {
     /// Only those after this step and hook point: the last ones of the page before. From
     /// step n on is after `(n, "")`.
     pub after: (u64, &'a str),
+    /// Only those of every so many steps; 0 and 1 for all.
+    pub every: u64,
 }
 
 impl View<'_> {
@@ -79,8 +81,16 @@ impl View<'_> {
             "SELECT step, site, loss, l0, l1, dead, fvu, lr, grad_norm, gpu_mem, tokens_s
              FROM metrics
              WHERE run = ?1 AND (step, site) > (?2, ?3) AND (?4 IS NULL OR site = ?4)
-             ORDER BY step, site LIMIT ?5",
-            (run, query.after.0, query.after.1, query.site, limit),
+                   AND step % ?5 = 0
+             ORDER BY step, site LIMIT ?6",
+            (
+                run,
+                query.after.0,
+                query.after.1,
+                query.site,
+                query.every.max(1),
+                limit,
+            ),
             read,
         )
     }

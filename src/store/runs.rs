@@ -173,6 +173,31 @@ impl View<'_> {
         self.all(&sql, [], read)
     }
 
+    /// How many runs there are in each state that some are in.
+    pub fn census(&self) -> Result<Vec<(RunState, u64)>> {
+        let sql = "SELECT state, COUNT(*) FROM runs GROUP BY state";
+        self.all(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
+    /// At most `limit` runs that have a worker or wait to be resumed, the newest first.
+    pub fn active(&self, limit: u32) -> Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        let is_active = |state: &RunState| state.has_worker() || *state == RunState::Held;
+        for state in RunState::ALL.iter().copied().filter(is_active) {
+            let sql = "SELECT * FROM runs WHERE state = ?1 ORDER BY id DESC LIMIT ?2";
+            runs.extend(self.all(sql, (state, limit), read)?);
+        }
+        runs.sort_by_key(|run| std::cmp::Reverse(run.id));
+        runs.truncate(limit as usize);
+        Ok(runs)
+    }
+
+    /// At most `limit` runs that have ended, the newest first.
+    pub fn ended(&self, limit: u32) -> Result<Vec<Run>> {
+        let sql = "SELECT * FROM runs WHERE ended_at IS NOT NULL ORDER BY id DESC LIMIT ?1";
+        self.all(sql, [limit], read)
+    }
+
     /// The runs that have a worker or were about to get one, for a daemon that comes back.
     pub fn runs_with_worker(&self) -> Result<Vec<Run>> {
         let mut runs = Vec::new();

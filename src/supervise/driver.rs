@@ -94,11 +94,16 @@ enum Stage<A: Actor<Context = Context<A>>> {
 pub(super) struct Driver<A: Actor<Context = Context<A>>> {
     stage: Stage<A>,
     lifeline: Lifeline,
+    /// What the actor logs says whose it is.
+    span: tracing::Span,
 }
 
 impl<A: Actor<Context = Context<A>>> Driver<A> {
     pub fn new(launch: Launch<A>) -> Self {
+        let life = &launch.lifeline.life;
+        let (name, generation) = (&life.child, life.generation);
         Self {
+            span: tracing::info_span!("actor", %name, generation),
             stage: Stage::Fresh {
                 make: Some(launch.make),
                 mailbox: Mailbox::new(launch.receiver),
@@ -174,6 +179,8 @@ impl<A: Actor<Context = Context<A>>> Future for Driver<A> {
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let life = this.lifeline.life.clone();
+        let span = this.span.clone();
+        let _entered = span.enter();
         life.thread.get_or_init(|| std::thread::current().id());
         // Before the orders are read, so that none is missed.
         life.wake_by(cx.waker());

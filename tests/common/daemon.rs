@@ -4,9 +4,10 @@ use super::{Fixture, backpropd, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 /// A daemon with a state folder of its own beside a [`Fixture`].
@@ -24,16 +25,17 @@ impl<'a> Daemon<'a> {
     pub fn start_config(fixture: &'a Fixture, config: &std::path::Path) -> Self {
         let mut command = Self::command(fixture);
         command.arg("--config").arg(config);
-        Self::spawn(fixture, command)
+        Self::start_of(&mut command, fixture)
     }
 
     pub fn start_with(fixture: &'a Fixture, settings: &[(&str, &str)]) -> Self {
         let mut command = Self::command(fixture);
         command.envs(settings.iter().copied());
-        Self::spawn(fixture, command)
+        Self::start_of(&mut command, fixture)
     }
 
-    fn spawn(fixture: &'a Fixture, mut command: std::process::Command) -> Self {
+    /// Started by `command`, which says what else it needs.
+    pub fn start_of(command: &mut Command, fixture: &'a Fixture) -> Self {
         let child = command.stderr(Stdio::null()).spawn().unwrap();
         let daemon = Self { fixture, child };
         until("the daemon answers", || {
@@ -42,7 +44,7 @@ impl<'a> Daemon<'a> {
         daemon
     }
 
-    pub fn command(fixture: &Fixture) -> std::process::Command {
+    pub fn command(fixture: &Fixture) -> Command {
         let mut command = backpropd();
         command
             .arg("daemon")
@@ -151,12 +153,28 @@ impl Answer {
     }
 }
 
+/// A socket of either kind.
+pub trait Stream: Read + Write {
+    /// For how long a read waits.
+    fn set_patience(&self, patience: Duration);
+}
+
+impl Stream for UnixStream {
+    fn set_patience(&self, patience: Duration) {
+        self.set_read_timeout(Some(patience)).unwrap();
+    }
+}
+
+impl Stream for TcpStream {
+    fn set_patience(&self, patience: Duration) {
+        self.set_read_timeout(Some(patience)).unwrap();
+    }
+}
+
 /// Writes `request` as it is and reads what comes back until the other side closes, for ten
 /// seconds at most.
-pub fn exchange(mut stream: UnixStream, request: &[u8]) -> Answer {
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+pub fn exchange(mut stream: impl Stream, request: &[u8]) -> Answer {
+    stream.set_patience(Duration::from_secs(10));
     // The daemon may answer and close before everything is written.
     let _ = stream.write_all(request);
     let mut bytes = Vec::new();

@@ -3,4 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod access;
 mod document;
+mod events;
+mod reload;
+mod tcp;
+mod verbs;

@@ -23,9 +23,15 @@ impl Handler<Submission> for Runs {
     type Result = ResponseActFuture<Self, Result<(Run, bool)>>;
 
     fn handle(&mut self, Submission(submit): Submission, _: &mut Self::Context) -> Self::Result {
+        let leaving = self.leaving.is_some();
         let store = self.store.clone();
         let state_dir = self.state_dir.clone();
         let queued = async move {
+            if leaving {
+                let message = "it saves all runs and ends, and takes no more";
+                return Err(Error::new(Code::DaemonUnavailable, "the daemon", message)
+                    .hint("submit again when it is back"));
+            }
             let key = submit.key.clone();
             let (new, mut config) = resolve(submit)?;
             write(&store, move |tx| {

@@ -68,8 +68,11 @@ impl Runs {
     fn keep(&mut self, items: Arc<Vec<Item>>, ctx: &mut Context<Self>) {
         let (store, kept) = (self.store.clone(), items.clone());
         let leaving = self.leaving.is_some();
+        let pulse = ctx.pulse();
         let written = async move {
             loop {
+                // To try again is all that can be done: it is no standing still.
+                pulse.tick();
                 let items = kept.clone();
                 let done = write(&store, move |tx| {
                     items

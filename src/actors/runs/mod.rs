@@ -20,6 +20,7 @@ pub use sweeps::{SweepOrder, SweepSubmission};
 use super::store::{StoreRef, write};
 use super::trainer::{FromTrainer, Tell, Trainer};
 use crate::config::daemon::DaemonConfig;
+use crate::config::settings::Settings;
 use crate::domain::gpu::Lease;
 use crate::domain::{Process, RunId};
 use crate::store::{Retention, Tx};
@@ -31,8 +32,9 @@ use gpus::Known;
 use leftover::Leftover;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Facts that are stored in one transaction.
@@ -50,7 +52,10 @@ const PRUNE: Duration = Duration::from_secs(10);
 /// The actor.
 pub struct Runs {
     store: StoreRef,
-    config: DaemonConfig,
+    /// The settings in use.
+    config: Arc<DaemonConfig>,
+    /// Where they come from.
+    settings: watch::Receiver<Arc<DaemonConfig>>,
     state_dir: PathBuf,
     /// What every trainer gets a clone of.
     to_me: mpsc::Sender<FromTrainer>,
@@ -83,11 +88,14 @@ struct Worker {
 
 impl Runs {
     /// A supervisor that finds its runs in `store`.
-    pub fn new(store: StoreRef, config: DaemonConfig, state_dir: PathBuf) -> Self {
+    pub fn new(store: StoreRef, settings: &Settings, state_dir: PathBuf) -> Self {
         let (to_me, from_trainers) = Trainer::queue();
+        let mut settings = settings.watch();
+        let config = settings.borrow_and_update().clone();
         Self {
             store,
             config,
+            settings,
             state_dir,
             to_me,
             from_trainers: Some(from_trainers),
@@ -117,6 +125,9 @@ impl Actor for Runs {
         }
         self.find_leftover(ctx);
         ctx.run_interval(LOOK, |this, ctx| {
+            if this.settings.has_changed().unwrap_or(false) {
+                this.config = this.settings.borrow_and_update().clone();
+            }
             this.look_at_trainers();
             this.look_at_leftover(ctx);
             this.schedule(ctx);

@@ -60,7 +60,11 @@ fn points_are_read_by_page_and_by_hook_point() {
     let mut found: Vec<MetricPoint> = Vec::new();
     loop {
         let after = found.last().map_or((0, ""), |p| (p.step, p.site.as_str()));
-        let page = read(MetricQuery { site: None, after }, 1);
+        let query = MetricQuery {
+            after,
+            ..MetricQuery::default()
+        };
+        let page = read(query, 1);
         if page.is_empty() {
             break;
         }
@@ -70,8 +74,15 @@ fn points_are_read_by_page_and_by_hook_point() {
     let query = MetricQuery {
         site: Some(PRE),
         after: (2, ""),
+        every: 1,
     };
     assert_eq!(read(query, 9), [points[3].clone(), points[5].clone()]);
+    let query = MetricQuery {
+        every: 2,
+        ..MetricQuery::default()
+    };
+    let steps: Vec<u64> = read(query, 9).iter().map(|point| point.step).collect();
+    assert!(!steps.is_empty() && steps.iter().all(|step| step % 2 == 0));
 }
 
 #[test]
