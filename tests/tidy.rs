@@ -75,6 +75,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "actors",
             "config",
             "domain",
+            "handlers",
             "protocol",
             "report",
             "store",

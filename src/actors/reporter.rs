@@ -2,10 +2,11 @@
 
 use super::store::{StoreRef, write};
 use crate::protocol::DaemonFact;
-use crate::supervise::{ChildRef, Context};
+use crate::supervise::{ChildRef, Context, Notice};
 use crate::system::clock::now_millis;
 use actix::prelude::*;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Facts that wait for the store. It is away for moments; one that fails again and again
@@ -64,5 +65,34 @@ impl Handler<Report> for Reporter {
 pub fn report(reporter: &ChildRef<Reporter>, fact: DaemonFact) {
     if let Err(error) = reporter.try_send(Report(fact)) {
         tracing::warn!("an event is not stored: {error}");
+    }
+}
+
+/// What a supervisor says of the parts of the daemon: logged, and restarts stored.
+pub fn notices(reporter: ChildRef<Reporter>) -> impl Fn(Notice) + Send {
+    let causes = Mutex::new(BTreeMap::new());
+    move |notice| {
+        let mut causes = causes.lock().unwrap_or_else(PoisonError::into_inner);
+        match notice {
+            Notice::Failed { child, cause, .. } => {
+                tracing::error!("{child} failed: {cause}");
+                causes.insert(child, cause.to_string());
+            }
+            Notice::Restarted {
+                child, restarts, ..
+            } => {
+                tracing::warn!("{child} was restarted, {restarts} times so far");
+                let cause = causes.remove(&child).unwrap_or_default();
+                let fact = DaemonFact::ActorRestarted {
+                    actor: child,
+                    restarts,
+                    cause,
+                };
+                report(&reporter, fact);
+            }
+            Notice::Quarantined { child, first, .. } => {
+                tracing::error!("{child} failed too often and stays down; it began with: {first}");
+            }
+        }
     }
 }

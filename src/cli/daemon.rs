@@ -4,7 +4,7 @@ use crate::actors::datasets::Datasets;
 use crate::actors::gpus::Gpus;
 use crate::actors::handlers::{self, Drain, Handlers, OverControl};
 use crate::actors::models::Models;
-use crate::actors::reporter::{self, Reporter, report};
+use crate::actors::reporter::{self, Reporter};
 use crate::actors::runs::{Leave, Runs};
 use crate::actors::store::{self, StoreActor, StoreRef};
 use crate::actors::worker::Limits;
@@ -12,18 +12,16 @@ use crate::config::daemon::LogFormat;
 use crate::config::settings::Settings;
 use crate::control::{self, Access, Daemon, Rules, Server, Socket};
 use crate::domain::{Code, Error, Result};
-use crate::handlers::{Host, Kinds};
-use crate::protocol::DaemonFact;
+use crate::handlers::{Ending, Host, Kinds, Metrics};
 use crate::service::reload::Reloader;
 use crate::service::{Manager, status, watchdog};
 use crate::store::Store;
-use crate::supervise::{Child, ChildRef, Notice, Supervisor};
+use crate::supervise::{Child, ChildRef, Supervisor};
 use crate::system::clock::now_millis;
 use crate::system::log::Level;
 use crate::system::{files, limits, log};
 use actix::System;
 use clap::Args;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -130,7 +128,7 @@ async fn serve(start: Start, store: Store) -> Result<()> {
     );
     let config = settings.now();
     let reporter = reporter(&store, &mut tree);
-    tree = tree.on_notice(note(reporter.clone()));
+    tree = tree.on_notice(reporter::notices(reporter.clone()));
     let configured = config.handlers.clone();
     let over_control = OverControl::from(&config.events);
     let limits = Limits {
@@ -149,6 +147,7 @@ async fn serve(start: Start, store: Store) -> Result<()> {
         Runs::new(store, &settings, state_dir)
     };
     let runs = tree.add(Child::new("runs", runs).progress_within(RUNS_STALL));
+    let metrics = Metrics::default();
     let parts = handlers::Parts {
         store: store.clone(),
         live: live.clone(),
@@ -158,6 +157,8 @@ async fn serve(start: Start, store: Store) -> Result<()> {
             folder: state_dir.clone(),
             socket: std::path::absolute(&socket.path).map_err(|e| internal("socket", e))?,
             orders: handlers::orders(runs.clone()),
+            metrics: metrics.clone(),
+            ending: Ending::default(),
         },
         configured,
         over_control,
@@ -185,6 +186,7 @@ async fn serve(start: Start, store: Store) -> Result<()> {
         handlers: handlers.clone(),
         models,
         datasets,
+        metrics,
         store: store.clone(),
         gpus,
         tree: tree.clone(),
@@ -255,32 +257,4 @@ fn reporter(store: &StoreRef, tree: &mut Supervisor) -> ChildRef<Reporter> {
     let store = store.clone();
     let child = Child::new("reporter", move || Reporter::new(store.clone()));
     tree.add(child.mailbox(reporter::MAILBOX))
-}
-
-/// Logs what happens to the parts of the daemon, and has it stored.
-fn note(reporter: ChildRef<Reporter>) -> impl Fn(Notice) + Send {
-    let causes = Mutex::new(BTreeMap::new());
-    move |notice| match notice {
-        Notice::Failed { child, cause, .. } => {
-            tracing::error!("{child} failed: {cause}");
-            let mut causes = causes.lock().unwrap_or_else(PoisonError::into_inner);
-            causes.insert(child, cause.to_string());
-        }
-        Notice::Restarted {
-            child, restarts, ..
-        } => {
-            tracing::warn!("{child} was restarted, {restarts} times so far");
-            let mut causes = causes.lock().unwrap_or_else(PoisonError::into_inner);
-            let cause = causes.remove(&child).unwrap_or_default();
-            let fact = DaemonFact::ActorRestarted {
-                actor: child,
-                restarts,
-                cause,
-            };
-            report(&reporter, fact);
-        }
-        Notice::Quarantined { child, first, .. } => {
-            tracing::error!("{child} failed too often and stays down; it began with: {first}");
-        }
-    }
 }

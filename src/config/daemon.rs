@@ -381,7 +381,7 @@ mod tests {
             ("[worker]\n", &[], ":1: worker"),
             ("", &[("BACKPROPD_WORKERS__LIMIT", "many")], "workers.limit"),
             ("", &[("BACKPROPD_WORKERS__LIMITS", "1")], "workers.limits"),
-            ("[[handlers]]\nname = \"a\"\n", &[], ":1: handlers[0].kind"),
+            ("[[handlers]]\nname = \"a\"\n", &[], ":1: handlers[0]"),
             (
                 "[[handlers]]\nname = \"a\"\nkind = \"log\"\n\n[[handlers]]\nkind = \"log\"\n\
                  name = \"a\"\n",

@@ -1,6 +1,6 @@
 //! The routes of the event handlers.
 
-use super::answer::Answer;
+use super::answer::{Answer, Failed, documented};
 use super::extract::{Body, Named};
 use super::openapi::about;
 use super::router::Daemon;
@@ -12,8 +12,13 @@ use crate::protocol::handlers::{HandlerRemoved, HandlerSpec, HandlerView};
 use crate::supervise::{CallError, ChildRef};
 use aide::axum::ApiRouter;
 use aide::axum::routing::{get_with, post_with};
+use aide::generate::GenContext;
+use aide::openapi::{Operation, Response as Documented};
+use aide::operation::OperationOutput;
 use axum::Json;
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -35,6 +40,10 @@ pub fn routes() -> ApiRouter<Daemon> {
             ),
         )
         .api_route("/v1/handlers/{name}", one)
+        .api_route(
+            "/metrics",
+            get_with(metrics, about("The newest numbers, for Prometheus")),
+        )
         .api_route(
             "/v1/handlers/{name}/release",
             post_with(release, about("Start a quarantined event handler again")),
@@ -114,6 +123,40 @@ async fn release(
     let released = daemon.handlers.send(ReleaseHandler(one.name.clone())).await;
     released.map_err(down)??;
     find(&daemon, &one.name).await
+}
+
+/// Prometheus' text format.
+struct Exposition(String);
+
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl IntoResponse for Exposition {
+    fn into_response(self) -> Response {
+        ([(CONTENT_TYPE, EXPOSITION)], self.0).into_response()
+    }
+}
+
+impl OperationOutput for Exposition {
+    type Inner = String;
+
+    fn inferred_responses(
+        ctx: &mut GenContext,
+        _: &mut Operation,
+    ) -> Vec<(Option<u16>, Documented)> {
+        let mut response = documented::<String>(ctx, EXPOSITION);
+        response.description = "Metrics in Prometheus' text format.".to_owned();
+        vec![(Some(200), response)]
+    }
+}
+
+async fn metrics(State(daemon): State<Daemon>) -> Result<Exposition, Failed> {
+    let views = views(&daemon.handlers).await?;
+    if !views.iter().any(|view| view.spec.kind == "prometheus") {
+        let error = Error::new(Code::NotFound, "/metrics", "nothing gathers them");
+        let hint = "add an event handler of kind prometheus, with events = [\"*\"]";
+        return Err(error.hint(hint).into());
+    }
+    Ok(Exposition(daemon.metrics.render(&views)))
 }
 
 fn down(e: CallError) -> Error {

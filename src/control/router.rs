@@ -39,6 +39,7 @@ use crate::actors::runs::Runs;
 use crate::actors::store::{Live, StoreRef};
 use crate::config::settings::Settings;
 use crate::domain::{Code, Error, Result};
+use crate::handlers::Metrics;
 use crate::protocol::service::Reloaded;
 use crate::supervise::{ChildRef, Supervisor};
 use aide::axum::ApiRouter;
@@ -65,6 +66,8 @@ pub struct Daemon {
     pub models: ChildRef<Models>,
     /// The datasets.
     pub datasets: ChildRef<Datasets>,
+    /// What those of kind `prometheus` have gathered.
+    pub metrics: Metrics,
     /// The database.
     pub store: StoreRef,
     /// The GPU monitor.

@@ -1,12 +1,15 @@
 //! Routes of the daemon as a whole.
 
 use super::answer::Answer;
+use super::handlers;
 use super::openapi::about;
 use super::router::Daemon;
 use super::{gpus, view};
+use crate::actors::handlers::Handlers;
 use crate::actors::store::read;
 use crate::domain::run_state::RunState;
 use crate::protocol::api::{Down, Leaving, Status};
+use crate::protocol::handlers::HandlerView;
 use crate::supervise::{ChildRef, ChildState, GetChildren, Supervisor};
 use crate::system::memory;
 use aide::axum::ApiRouter;
@@ -50,7 +53,7 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Status> {
         gpus: gpus::summary(&daemon).await,
         active: active.into_iter().map(view::run).collect(),
         recent: ended.into_iter().map(view::run).collect(),
-        down: ailing(&daemon.tree).await,
+        down: [ailing(&daemon.tree).await, failing(&daemon.handlers).await].concat(),
     }))
 }
 
@@ -79,6 +82,25 @@ async fn ailing(tree: &ChildRef<Supervisor>) -> Vec<Down> {
             .map_or_else(String::new, |c| c.to_string()),
     })
     .collect()
+}
+
+/// The event handlers that are not at work.
+async fn failing(handlers: &ChildRef<Handlers>) -> Vec<Down> {
+    // Where they do not answer, the tree says why.
+    let views = handlers::views(handlers).await.unwrap_or_default();
+    let down = |view: HandlerView| {
+        let state = match view.state.as_str() {
+            "quarantined" => "quarantined",
+            "backing_off" => "being restarted",
+            _ => return None,
+        };
+        Some(Down {
+            actor: format!("handler {}", view.spec.name),
+            state: state.to_owned(),
+            cause: view.last_cause.unwrap_or_default(),
+        })
+    };
+    views.into_iter().filter_map(down).collect()
 }
 
 async fn shutdown(State(daemon): State<Daemon>) -> Answer<Leaving> {

@@ -1,6 +1,7 @@
 //! Which kinds of handlers there are, and what each is made from.
 
-use super::{EventHandler, Orders, jsonl, log};
+use super::{EventHandler, Metrics, Orders};
+use super::{exec, jsonl, log, prometheus, tensorboard, webhook};
 use crate::domain::{Code, Error, Result};
 use crate::protocol::handlers::HandlerSpec;
 use serde::de::DeserializeOwned;
@@ -9,6 +10,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Makes instances of a handler, one for each of its starts. Runs on the handler's thread.
@@ -29,6 +32,26 @@ pub struct Host {
     pub socket: PathBuf,
     /// Commands to runs.
     pub orders: Orders,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
+    /// Whether the daemon ends.
+    pub ending: Ending,
+}
+
+/// Whether the daemon ends: what a handler has started then ends too. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Ending(Arc<AtomicBool>);
+
+impl Ending {
+    /// The daemon ends.
+    pub fn set(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    /// Whether it does.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Relaxed)
+    }
 }
 
 /// What a handler is made from.
@@ -47,8 +70,12 @@ impl Kinds {
     /// Those that come with the program.
     pub fn builtin() -> Self {
         Self(BTreeMap::new())
+            .with("exec", exec::prepare)
             .with("jsonl", jsonl::prepare)
             .with("log", log::prepare)
+            .with("prometheus", prometheus::prepare)
+            .with("tensorboard", tensorboard::prepare)
+            .with("webhook", webhook::prepare)
     }
 
     /// Adds a kind. `prepare` checks its settings, without touching anything outside, and

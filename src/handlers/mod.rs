@@ -3,8 +3,8 @@
 //! Each handler works on a thread of its own, behind a bounded queue, under supervision: it
 //! may block until its deadline, fail or panic, and neither training nor another handler
 //! notices. One that fails is made anew, with a growing wait; one that fails too often stays
-//! down until it is released. Lossy kinds of events (`step`, `progress`, `gpu_status`) give
-//! way to newer ones where it is slow; all others reach it at least once, in order, also
+//! down until it is released. Lossy kinds of events (`step`, `gpu_status`, `progress` and its
+//! like) give way to newer ones where it is slow; all others reach it at least once, in order, also
 //! after a restart of the daemon.
 //!
 //! A handler cannot touch a run. It can send [`Orders`] to the supervisor of the runs, as a
@@ -65,15 +65,20 @@
 //! }
 //! ```
 
+mod exec;
 mod jsonl;
 mod kinds;
 mod line;
 mod log;
 mod orders;
+mod prometheus;
 mod queue;
+mod tensorboard;
+mod webhook;
 
-pub use kinds::{Host, Kinds, Make, Settings};
+pub use kinds::{Ending, Host, Kinds, Make, Settings};
 pub use orders::Orders;
+pub use prometheus::Metrics;
 pub use queue::{Lost, Next, Queue};
 
 use crate::domain::Result;

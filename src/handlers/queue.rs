@@ -219,15 +219,11 @@ impl Queue {
         self.wake.notified().await;
     }
 
-    /// What became of the events so far.
-    pub fn counters(&self) -> HandlerCounters {
-        self.state().counters
-    }
-
-    /// Events that wait, the one in hand included.
-    pub fn waiting(&self) -> usize {
+    /// What became of the events so far, and how many wait, the one in hand included.
+    pub fn counts(&self) -> (HandlerCounters, usize) {
         let state = self.state();
-        state.waiting.len() + usize::from(state.in_hand.is_some())
+        let waiting = state.waiting.len() + usize::from(state.in_hand.is_some());
+        (state.counters, waiting)
     }
 
     /// The last event that the handler is done with.

@@ -2,7 +2,7 @@
 
 use super::gpus::GpuSummary;
 use super::sweep::OfSweep;
-use super::{DaemonFact, Fact};
+use super::{AssetFact, DaemonFact, Fact};
 use crate::domain::gpu::GpuFact;
 use crate::domain::gpu::{GpuHold, Lease};
 use crate::domain::run_state::RunState;
@@ -217,6 +217,13 @@ impl Event {
     /// The GPU monitor's fact that this event is, where it is one.
     pub fn gpu_fact(&self) -> Option<GpuFact> {
         self.payload()
+    }
+
+    /// What happened to a model or a dataset, where this event is about one.
+    pub fn asset_fact(&self) -> Option<AssetFact> {
+        let of_asset = self.kind.starts_with("model_") || self.kind.starts_with("dataset_");
+        let fields = of_asset.then(|| Value::Object(self.fields.clone()))?;
+        serde_json::from_value(fields).ok()
     }
 
     fn payload<T: DeserializeOwned>(&self) -> Option<T> {

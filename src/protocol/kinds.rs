@@ -4,7 +4,13 @@ use super::api::Event;
 
 /// Events of which only the newest matters: a reader that is slow may miss some of them,
 /// and is told how many. All others reach whoever asked for them.
-pub const LOSSY: &[&str] = &["gpu_status", "progress", "step"];
+pub const LOSSY: &[&str] = &[
+    "dataset_progress",
+    "gpu_status",
+    "model_progress",
+    "progress",
+    "step",
+];
 
 /// Every kind. A kind keeps the type of its payload within a [version](super::VERSION).
 pub const ALL: &[&str] = &[
@@ -59,6 +65,24 @@ pub const ALL: &[&str] = &[
     "handler_restarted",
     "handler_quarantined",
     "actor_restarted",
+    // What happens to models and datasets: `protocol::AssetFact`.
+    "model_registered",
+    "model_verifying",
+    "model_progress",
+    "model_ready",
+    "model_error",
+    "model_given_up",
+    "model_deleting",
+    "model_deleted",
+    "dataset_registered",
+    "dataset_validating",
+    "dataset_tokenizing",
+    "dataset_progress",
+    "dataset_ready",
+    "dataset_error",
+    "dataset_given_up",
+    "dataset_deleting",
+    "dataset_deleted",
     // That a reader missed some: `store::Gap`.
     "gap",
 ];

@@ -18,7 +18,7 @@ pub mod wire;
 pub use fact::{
     EarlyStop, Ending, Fact, Frame, OutOfMemory, SiteStep, SiteValidation, Stage, Step, Validation,
 };
-pub use own::DaemonFact;
+pub use own::{AssetFact, DaemonFact};
 
 use serde::{Deserialize, Serialize};
 

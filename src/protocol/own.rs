@@ -2,6 +2,7 @@
 
 use crate::domain::gpu::{Action, GpuName};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// A fact of the daemon's own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +78,18 @@ pub enum DaemonFact {
         /// Why, in one line.
         cause: String,
     },
+}
+
+/// What happened to a model or a dataset: the kinds `model_…` and `dataset_…`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AssetFact {
+    /// Its name.
+    pub name: String,
+    /// One line.
+    pub message: String,
+    /// What a kind says besides: how far it is, a code.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 impl DaemonFact {

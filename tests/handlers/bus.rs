@@ -4,11 +4,11 @@ use crate::common::recorder::Recorder;
 use crate::common::until;
 use actix::prelude::*;
 use backpropd::actors::handlers::{GetHandlers, Handlers, OverControl, Parts};
-use backpropd::actors::reporter::Reporter;
+use backpropd::actors::reporter::{self, Reporter};
 use backpropd::actors::store::{self, StoreActor, StoreRef, write};
 use backpropd::config::daemon::EventsTable;
 use backpropd::domain::{Code, Error, Result, RunId};
-use backpropd::handlers::{EventHandler, Host, Kinds, Orders};
+use backpropd::handlers::{Ending, EventHandler, Host, Kinds, Metrics, Orders};
 use backpropd::protocol::api::Event;
 use backpropd::protocol::handlers::{HandlerSpec, HandlerView};
 use backpropd::store::NewRun;
@@ -26,6 +26,7 @@ pub struct Bus {
     pub recorder: Recorder,
     pub store: StoreRef,
     pub handlers: ChildRef<Handlers>,
+    pub fragile: ChildRef<Fragile>,
     tree: ChildRef<Supervisor>,
     runtime: Runtime,
     system: System,
@@ -47,11 +48,12 @@ impl Bus {
             up.send((parts, System::current())).unwrap();
             system.run().unwrap();
         });
-        let ((store, handlers, tree), system) = wait.recv().unwrap();
+        let ((store, handlers, fragile, tree), system) = wait.recv().unwrap();
         let bus = Self {
             recorder,
             store,
             handlers,
+            fragile,
             tree,
             runtime: Builder::new_current_thread().enable_all().build().unwrap(),
             system,
@@ -139,18 +141,36 @@ pub fn spec(value: &Value) -> HandlerSpec {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-/// The arbiter of the roots of the trees, which their children share.
-struct Idle;
+/// A part of the daemon that panics when it is told to.
+pub struct Fragile;
 
-impl Actor for Idle {
+impl Actor for Fragile {
     type Context = Context<Self>;
+}
+
+/// Panic.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Fall;
+
+impl Handler<Fall> for Fragile {
+    type Result = ();
+
+    fn handle(&mut self, _: Fall, _: &mut Self::Context) {
+        panic!("on purpose");
+    }
 }
 
 async fn compose(
     folder: &Path,
     kinds: Kinds,
     configured: Vec<HandlerSpec>,
-) -> (StoreRef, ChildRef<Handlers>, ChildRef<Supervisor>) {
+) -> (
+    StoreRef,
+    ChildRef<Handlers>,
+    ChildRef<Fragile>,
+    ChildRef<Supervisor>,
+) {
     let mut tree = Supervisor::new("test");
     let (live, dir) = (store::live(), folder.to_owned());
     let told = live.clone();
@@ -162,7 +182,8 @@ async fn compose(
     );
     let at = store.clone();
     let reporter = tree.add(Child::new("reporter", move || Reporter::new(at.clone())).mailbox(256));
-    tree.add(Child::new("idle", || Idle));
+    tree = tree.on_notice(reporter::notices(reporter.clone()));
+    let fragile = tree.add(Child::new("fragile", || Fragile));
     let parts = Parts {
         store: store.clone(),
         live,
@@ -172,6 +193,8 @@ async fn compose(
             folder: folder.to_owned(),
             socket: folder.join("socket"),
             orders: Orders::new(|_, _, _| {}),
+            metrics: Metrics::default(),
+            ending: Ending::default(),
         },
         configured,
         over_control: OverControl::from(&EventsTable::default()),
@@ -180,7 +203,7 @@ async fn compose(
     let make = move || Handlers::new(parts.clone());
     let handlers = tree.add(Child::new("handlers", make).own_thread());
     let tree = tree.start().await.unwrap();
-    (store, handlers, tree)
+    (store, handlers, fragile, tree)
 }
 
 /// How a handler of kind `bad` behaves, on events of a kind.

@@ -3,7 +3,7 @@
 use backpropd::domain::gpu::GpuFact;
 use backpropd::protocol::api::Event;
 use backpropd::protocol::sweep::OfSweep;
-use backpropd::protocol::{DaemonFact, Fact, VERSION, kinds};
+use backpropd::protocol::{AssetFact, DaemonFact, Fact, VERSION, kinds};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -15,8 +15,10 @@ fn round_trip(event: &Event) -> Option<Value> {
     let fact = event.fact().map(|fact: Fact| json!(fact));
     let own = || event.daemon_fact().map(|fact: DaemonFact| json!(fact));
     let gpu = || event.gpu_fact().map(|fact: GpuFact| json!(fact));
+    let asset = || event.asset_fact().map(|fact: AssetFact| json!(fact));
     let sweep = || event.sweep_fact().map(|fact: OfSweep| json!(fact));
-    fact.or_else(own).or_else(gpu).or_else(sweep)
+    let daemon = fact.or_else(own).or_else(gpu);
+    daemon.or_else(asset).or_else(sweep)
 }
 
 /// behaviour: event-04, multi-02, stream-04, gpu-08

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// How long the end of the daemon waits for handlers.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// … and then for them to let go of what they have started.
+const LEAVE: Duration = Duration::from_secs(3);
+
 /// What a command is answered with, later.
 type Later<T> = ResponseActFuture<Handlers, Result<T>>;
 
@@ -66,13 +69,14 @@ fn view(entry: &Entry, child: Option<&ChildSnapshot>) -> HandlerView {
         Some(ChildState::Stopping | ChildState::Stopped) => "stopping",
         Some(ChildState::Starting | ChildState::Waiting) | None => "starting",
     };
+    let (counters, waiting) = entry.queue.counts();
     let cause = child.and_then(|child| child.last_cause.as_ref());
     HandlerView {
         spec: entry.spec.clone(),
         source: entry.source,
         state: state.to_owned(),
-        counters: entry.queue.counters(),
-        waiting: entry.queue.waiting(),
+        counters,
+        waiting,
         last_event: entry.queue.cursor(),
         last_cause: cause.map(ToString::to_string),
     }
@@ -234,7 +238,8 @@ impl Handler<Drain> for Handlers {
         Box::pin(
             drained
                 .into_actor(self)
-                .then(|(), this, _| this.note().into_actor(this)),
+                .then(|(), this, _| this.note().into_actor(this))
+                .then(|(), this, _| this.let_go().into_actor(this)),
         )
     }
 }
@@ -244,6 +249,22 @@ fn is_up(child: &ChildRef<Instance>) -> bool {
 }
 
 impl Handlers {
+    /// Nothing more is given to any handler, and nothing is said of how they end. What they
+    /// have started is not left behind, if they can help it.
+    fn let_go(&mut self) -> impl Future<Output = ()> + use<> {
+        self.parts.host.ending.set();
+        for entry in self.entries.values() {
+            entry.queue.close();
+            self.roster.remove(entry.child.name());
+        }
+        let tree = self.tree();
+        async move {
+            if let Ok(tree) = tree {
+                let _ = tokio::time::timeout(LEAVE, tree.shut_down()).await;
+            }
+        }
+    }
+
     /// Whether the handler may be changed over the control socket.
     fn changeable(&self, name: &str) -> Result<()> {
         let entry = self.entries.get(name).ok_or_else(|| unknown(name))?;

@@ -174,7 +174,7 @@ impl Handlers {
             source,
             queue,
             child: child.handle(),
-            noted: cursor,
+            noted: 0,
             spec,
         };
         self.entries.insert(entry.spec.name.clone(), entry);

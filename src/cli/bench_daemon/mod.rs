@@ -1,5 +1,6 @@
 //! `backpropd bench daemon`: what the service costs, and how soon it answers.
 
+mod bus;
 mod http;
 mod latency;
 mod restarts;
@@ -12,8 +13,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Measures the service: how soon it is ready, what it holds when idle, how soon it answers
-/// alone and in a crowd, how soon an actor is back after a panic, and what training loses
-/// when it runs under it
+/// alone and in a crowd, how soon an actor is back after a panic, what the bus of events
+/// carries, and what training loses when it runs under it
 #[derive(Clone, Debug, clap::Args)]
 pub struct DaemonArgs {
     /// The run that is trained in turn in the foreground and under the daemon
@@ -80,6 +81,8 @@ struct Figures {
     status_crowded: Quantiles,
     /// From an actor's panic to the end of the next one's start.
     restart: Quantiles,
+    /// 100,000 events a second for two seconds.
+    bus: bus::Figures,
     /// Absent where it was left out.
     training: Option<training::Figures>,
 }
@@ -96,6 +99,7 @@ pub fn daemon(args: &DaemonArgs) -> Result<()> {
     let folder = tempfile::tempdir().map_err(|e| Error::write("a temporary folder", &e))?;
     let (ready, idle_memory_mib) = served::ready_and_memory(folder.path())?;
     let restart = restarts::measure();
+    let bus = bus::measure(folder.path())?;
     let latencies = latency::measure(folder.path(), args.requests, args.clients)?;
     let training = match args.pairs {
         0 => None,
@@ -114,6 +118,7 @@ pub fn daemon(args: &DaemonArgs) -> Result<()> {
         clients: args.clients,
         status_crowded: latencies.crowded,
         restart,
+        bus,
         training,
     };
     match args.json {
@@ -142,6 +147,7 @@ fn table(f: &Figures) -> String {
         None => "not known".to_owned(),
     };
     let mut text = format!("{table}\nresident when idle: {memory} (aim 25 MiB)\n");
+    text += &f.bus.lines();
     if let Some(training) = &f.training {
         text += &training.lines();
     }

@@ -81,7 +81,8 @@ fn settings(folder: &Path) -> String {
         let path = folder.join(format!("events-{n}.jsonl"));
         let _ = write!(
             toml,
-            "[[handlers]]\nname = \"listens-{n}\"\nkind = \"jsonl\"\npath = {:?}\n\n",
+            "[[handlers]]\nname = \"listens-{n}\"\nkind = \"jsonl\"\npath = {:?}\n\
+             events = [\"*\"]\n\n",
             path
         );
     }
@@ -89,7 +90,8 @@ fn settings(folder: &Path) -> String {
         let _ = write!(
             toml,
             "[[handlers]]\nname = \"hangs-{n}\"\nkind = \"exec\"\n\
-             command = [\"/bin/sleep\", \"1000\"]\n\n"
+             command = [\"/bin/sleep\", \"1000\"]\ndeadline_seconds = 1000\n\
+             events = [\"*\"]\n\n"
         );
     }
     toml
