@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tracing::Instrument;
 
@@ -171,7 +172,7 @@ impl Worker {
                 }
             }
         }
-        let end = running.remains(watch.remains).end();
+        let end = running.remains(watch.remains).await.end();
         tell(Heard::Ended(end)).await;
     }
 
@@ -200,13 +201,14 @@ impl Worker {
         let words = Arc::default();
         tokio::spawn(write(stdin, self.begin.clone(), queue));
         let read = read_words(stderr, Arc::clone(&words), self.who.clone());
-        tokio::spawn(read.in_current_span());
+        let reading = tokio::spawn(read.in_current_span());
         Ok(Running {
             process: child.id().and_then(Process::of),
             child,
             lines: FramedRead::new(stdout, LinesCodec::new_with_max_length(MAX_LINE)),
             commands,
             words,
+            reading,
             memory_kills,
         })
     }
@@ -224,6 +226,8 @@ struct Running {
     lines: FramedRead<ChildStdout, LinesCodec>,
     commands: mpsc::Sender<Command>,
     words: Arc<Mutex<String>>,
+    /// Ends with standard error.
+    reading: JoinHandle<()>,
     memory_kills: Option<u64>,
 }
 
@@ -234,7 +238,10 @@ impl Running {
         }
     }
 
-    fn remains(&self, mut remains: Remains) -> Remains {
+    /// What is left when the process is gone, its last words included.
+    async fn remains(self, mut remains: Remains) -> Remains {
+        // Whoever has the pipe too may keep it open.
+        let _ = tokio::time::timeout(DRAIN, self.reading).await;
         remains.memory_kill = match (self.memory_kills, process::memory_kills()) {
             (Some(before), Some(after)) => after > before,
             _ => false,

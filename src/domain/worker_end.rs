@@ -52,7 +52,10 @@ pub enum WorkerEnd {
     Lost(Error),
 }
 
+const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
+/// What Rust's runtime writes before it gives up for want of memory.
+const NO_MEMORY: &str = "memory allocation of";
 
 impl Remains {
     /// Which end it was. What the worker said itself is the truth.
@@ -81,6 +84,9 @@ impl Remains {
             (Some(SIGKILL), _) if self.memory_kill => {
                 lost(Code::OutOfMemory, "was killed because memory ran out")
                     .hint("lower training.micro_batch_size or workers.limit")
+            }
+            (Some(SIGABRT), _) if self.last_words.contains(NO_MEMORY) => {
+                lost(Code::OutOfMemory, "asked for more memory than it is given")
             }
             (Some(signal), _) => lost(Code::WorkerLost, &format!("was killed by signal {signal}")),
             (None, Some(exit)) => lost(
@@ -177,6 +183,14 @@ mod tests {
                     ..base()
                 },
                 Some((Code::WorkerLost, "signal 11")),
+            ),
+            (
+                Remains {
+                    signal: Some(6),
+                    last_words: "memory allocation of 7 bytes failed\n".into(),
+                    ..base()
+                },
+                Some((Code::OutOfMemory, "7 bytes")),
             ),
             (
                 Remains {

@@ -9,6 +9,18 @@ use crate::system::memory;
 use std::collections::BTreeMap;
 
 const REAL: u64 = size_of::<f32>() as u64;
+/// An edge of codes on the CPU: latent, p, a, da, dp, its number and its token by latent.
+const EDGE: u64 = 7 * REAL;
+/// A candidate of a selection: latent and p.
+const CANDIDATE: u64 = 2 * REAL;
+/// Candidates beyond 2k for which a selection has room in a token.
+const SLACK: u64 = 64;
+/// Code that comes into memory when training begins. Measured on Linux.
+const CODE: u64 = 5 << 20;
+/// What a thread of the CPU device keeps: blocks of rows, and of their logits.
+const THREAD: u64 = 2 << 20;
+/// Measured: one byte in this many is lost between blocks of memory.
+const LOST: u64 = 6;
 
 /// The parts of the estimate.
 pub struct Estimate {
@@ -16,11 +28,26 @@ pub struct Estimate {
     pub parts: BTreeMap<String, u64>,
 }
 
+/// What an estimate is for.
+pub struct Need<'a> {
+    /// The run.
+    pub config: &'a RunConfig,
+    /// Its model.
+    pub lm: &'a LmSpec,
+    /// Bytes that the model's forward pass works on.
+    pub capture: u64,
+    /// Bytes of a window of activations.
+    pub window: u64,
+    /// Hook points that are captured.
+    pub captured: u64,
+    /// Threads of the CPU device; 0 means one a core.
+    pub threads: usize,
+}
+
 impl Estimate {
-    /// The estimate for `config` on a model of `lm`, whose forward pass works on
-    /// `capture_bytes`, with windows of `window_bytes`. What the process holds already is
-    /// measured.
-    pub fn new(config: &RunConfig, lm: &LmSpec, capture_bytes: u64, window_bytes: u64) -> Self {
+    /// The estimate for `need`. What the process holds already is measured.
+    pub fn new(need: &Need<'_>) -> Self {
+        let (config, lm) = (need.config, need.lm);
         let d = lm.d_model as u64;
         let batch = config.training.batch_size as u64;
         let micro = match config.training.micro_batch_size as u64 {
@@ -28,11 +55,16 @@ impl Estimate {
             micro => micro.min(batch),
         };
         let sites = config.model.hooks.len() as u64;
-        let parts = [
-            ("program", memory::resident().unwrap_or(0)),
+        let threads = match need.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let mut parts = vec![
+            ("threads", threads as u64 * THREAD),
             ("language model", lm.weight_bytes() as u64),
-            ("forward pass", capture_bytes),
-            ("activations", window_bytes + sites * batch * d * REAL),
+            ("forward pass", need.capture),
+            ("activations", need.window + sites * batch * d * REAL),
+            ("measures", measures(need, d)),
             (
                 "autoencoder weights and moments",
                 sites * weights(&config.sae, d),
@@ -46,9 +78,22 @@ impl Estimate {
                 sites * step(&config.sae, d, batch, micro),
             ),
         ];
-        Self {
-            parts: parts.map(|(name, bytes)| (name.to_owned(), bytes)).into(),
-        }
+        let taken: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+        parts.push(("lost between blocks", taken / LOST));
+        let parts = parts.into_iter();
+        let mut estimate = Self {
+            parts: parts
+                .map(|(name, bytes)| (name.to_owned(), bytes))
+                .collect(),
+        };
+        estimate.measure();
+        estimate
+    }
+
+    /// Measures again what the process holds: text that was tokenised leaves memory behind.
+    pub fn measure(&mut self) {
+        let resident = memory::resident().map_or(0, |bytes| bytes + CODE);
+        self.parts.insert("program".into(), resident);
     }
 
     /// The sum.
@@ -71,7 +116,7 @@ impl Estimate {
     /// # Errors
     /// `memory-estimate`, with the numbers.
     pub fn check(&self, limit: Option<u64>) -> Result<()> {
-        let held = self.parts.get("program").copied().unwrap_or(0);
+        let held = memory::resident().unwrap_or(0);
         let (allowed, whose) = match limit {
             Some(mib) => (mib << 20, "training.max_memory_mib allows"),
             None => match memory::available() {
@@ -123,8 +168,36 @@ fn step(sae: &SaeSpec, d: u64, batch: u64, micro: u64) -> u64 {
         _ => 1,
     };
     // Variants without k begin dense: half of the latents are above zero.
-    let edges = sae
-        .k()
-        .map_or(micro * sae.d_sae as u64 / 2, |k| (batch as f64 * k) as u64);
-    micro * d * (2 + prefixes) * REAL + edges * 7 * REAL
+    let codes = match sae.k() {
+        Some(k) => selection(batch, k as u64),
+        None => micro * sae.d_sae as u64 / 2 * EDGE,
+    };
+    let aux = match &sae.variant {
+        Variant::TopK(topk) if topk.aux_coefficient > 0.0 => {
+            selection(batch, topk.k_aux.map_or(d / 2, |k| k as u64))
+        }
+        _ => 0,
+    };
+    micro * d * (2 + prefixes) * REAL + codes + aux
+}
+
+/// The edges of `k` latents a token, and the candidates that they are chosen from.
+fn selection(tokens: u64, k: u64) -> u64 {
+    tokens * (k * EDGE + (2 * k + SLACK) * CANDIDATE)
+}
+
+/// The rows of a batch of held-out contexts: captured, gathered, reconstructed on the device
+/// and on the host, and put back; and their codes.
+fn measures(need: &Need<'_>, d: u64) -> u64 {
+    let config = need.config;
+    if config.data.holdout == 0.0 || config.eval.contexts == 0 {
+        return 0;
+    }
+    let contexts = config.activations.lm_batch.min(config.eval.contexts);
+    let rows = (contexts * config.data.context_size) as u64;
+    let codes = match config.sae.k() {
+        Some(k) => selection(rows, k as u64),
+        None => rows * config.sae.d_sae as u64 / 2 * EDGE,
+    };
+    rows * d * (need.captured + 6) * REAL + codes
 }

@@ -2,7 +2,7 @@
 
 use super::Job;
 use super::context::Context;
-use super::estimate::Estimate;
+use super::estimate::{Estimate, Need};
 use super::folder::{RunFolder, Start};
 use crate::activations::Site as Captured;
 use crate::config::RunConfig;
@@ -41,7 +41,7 @@ impl Prepared {
         let spec = lm::config::load(&config.model.path)?;
         let hooks = captured_hooks(config, &spec)?;
         let captured = sites(&hooks, &spec);
-        let estimate = estimate(config, &spec, &captured);
+        let mut estimate = estimate(config, &spec, &captured, job.threads);
         context.send(estimate.fact());
         estimate.check(config.training.max_memory_mib)?;
         if let Some(missing) = config.data.path.0.iter().find(|path| !path.exists()) {
@@ -54,6 +54,11 @@ impl Prepared {
             context.warn(warning.clone());
         }
         let tokens = Arc::new(tokenize(config, &spec, context)?);
+        if !tokens.reused() {
+            estimate.measure();
+            context.send(estimate.fact());
+            estimate.check(config.training.max_memory_mib)?;
+        }
         Ok(Self {
             folder,
             start,
@@ -92,13 +97,25 @@ pub(super) fn captured_hooks(config: &RunConfig, spec: &LmSpec) -> Result<Vec<Ho
 }
 
 /// The estimate for `config` on a model of `spec`.
-pub(super) fn estimate(config: &RunConfig, spec: &LmSpec, captured: &[Captured]) -> Estimate {
+pub(super) fn estimate(
+    config: &RunConfig,
+    spec: &LmSpec,
+    captured: &[Captured],
+    threads: usize,
+) -> Estimate {
     let (batch, context_size) = (config.training.batch_size, config.data.context_size);
     let rows = config.activations.lm_batch * context_size;
     let window = config
         .activations
         .capture_bytes(captured, batch, context_size);
-    Estimate::new(config, spec, spec.forward_bytes(rows) as u64, window)
+    Estimate::new(&Need {
+        config,
+        lm: spec,
+        capture: spec.forward_bytes(rows) as u64,
+        window,
+        captured: captured.len() as u64,
+        threads,
+    })
 }
 
 fn tokenize(config: &RunConfig, spec: &LmSpec, context: &mut Context<'_>) -> Result<TokenSet> {

@@ -2,8 +2,8 @@
 
 use crate::common::daemon::Daemon;
 use crate::common::{Fixture, data};
-use crate::copy_model;
 use crate::worker::work;
+use crate::{copy_model, refused};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -204,6 +204,21 @@ fn bombs_are_refused() {
         "tokenizer-invalid",
     );
     bomb("tokenizer.json", b"{}", "tokenizer-invalid");
+}
+
+#[test]
+fn a_config_that_never_ends_costs_some_seconds() {
+    let fixture = Fixture::new(1);
+    let daemon = Daemon::start(&fixture);
+    let folder = fixture.path("endless");
+    std::fs::create_dir(&folder).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(folder.join("config.json"))
+        .status();
+    assert!(made.unwrap().success());
+    let (status, said) = refused(&daemon, &["models", "add", "m", folder.to_str().unwrap()]);
+    assert!(status == 89 && said.contains("worker-hung"), "{said}");
+    assert_eq!(daemon.json(&["models"]), json!([]));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The worker process of models and datasets, spoken to as the daemon does.
 
-use crate::common::backpropd;
+use crate::common::{backpropd, until};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,46 @@ pub fn work(task: &Value) -> Ended {
     assert_eq!(status.signal(), None, "{task}: {status}");
     assert_ne!(last, Value::Null, "{task}: no last word, {status}");
     Ended { last, status, took }
+}
+
+#[test]
+fn a_worker_that_reads_files_from_elsewhere_has_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("endless.txt");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let mut child = backpropd()
+        .arg("worker")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let task = json!({ "do": "validate", "data": path, "text_column": "text" });
+    writeln!(
+        input,
+        "{}",
+        json!({ "work": "asset", "v": 1, "task": task })
+    )
+    .unwrap();
+    let limits = PathBuf::from(format!("/proc/{}/limits", child.id()));
+    let bounded = until("it bounds itself", || {
+        let limits = std::fs::read_to_string(&limits).unwrap();
+        let of = |name: &str| {
+            let line = limits.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().split_whitespace().next().unwrap().to_owned()
+        };
+        (of("Max file size") == "0").then(|| {
+            [
+                of("Max data size"),
+                of("Max file size"),
+                of("Max core file size"),
+            ]
+        })
+    });
+    assert_eq!(bounded, [(2_u64 << 30).to_string(), "0".into(), "0".into()]);
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// behaviour: data-03

@@ -8,7 +8,7 @@ use crate::protocol::asset::Deleted;
 use crate::store::Tx;
 use crate::system::remove::{self, Removed};
 use actix::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// Paths that a message names.
@@ -50,7 +50,7 @@ impl<K: Kind> Handler<Delete> for Assets<K> {
 }
 
 /// From here on no run is given it.
-fn condemn<K: Kind>(tx: &Tx<'_>, name: &AssetName) -> Result<()> {
+pub(super) fn condemn<K: Kind>(tx: &Tx<'_>, name: &AssetName) -> Result<()> {
     let mut asset = tx.asset(K::KIND, name.as_str())?;
     let in_use = |why: String, hint: &str| {
         Err(Error::new(Code::AssetInUse, record::about::<K>(name), why).hint(hint))
@@ -71,7 +71,8 @@ fn condemn<K: Kind>(tx: &Tx<'_>, name: &AssetName) -> Result<()> {
         Moved::Stays => Ok(()),
         Moved::To(state) => {
             asset.state = state;
-            tx.put_asset(K::KIND, &asset)
+            tx.put_asset(K::KIND, &asset)?;
+            record::tell::<K>(tx, name.as_str(), "deleting", "deleting", Value::Null)
         }
     }
 }
@@ -97,7 +98,7 @@ fn all_gone(name: &AssetName, removed: Removed) -> Result<Removed> {
 }
 
 /// The inner result is the answer: an error keeps the record, so that a retry can find it.
-fn conclude<K: Kind>(
+pub(super) fn conclude<K: Kind>(
     tx: &Tx<'_>,
     name: &AssetName,
     removed: Result<Removed>,

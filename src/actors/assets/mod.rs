@@ -7,6 +7,8 @@
 mod delete;
 mod record;
 pub mod refer;
+#[cfg(test)]
+mod tests;
 mod work;
 
 pub use delete::Delete;

@@ -65,7 +65,7 @@ fn needs(spec: &LmSpec) -> Result<MemoryNeeds> {
     );
     let config = RunConfig::parse("estimate", &run, Path::new("/"), &[])?;
     let hooks = prepare::captured_hooks(&config, spec)?;
-    let estimate = prepare::estimate(&config, spec, &prepare::sites(&hooks, spec));
+    let estimate = prepare::estimate(&config, spec, &prepare::sites(&hooks, spec), 0);
     let rows = config.activations.lm_batch * config.data.context_size;
     let load = spec.weight_bytes() as u64;
     Ok(MemoryNeeds {
