@@ -7,6 +7,8 @@ use super::router::Daemon;
 use super::{gpus, view};
 use crate::actors::handlers::Handlers;
 use crate::actors::store::read;
+use crate::actors::sweep::Sweep;
+use crate::domain::Result;
 use crate::domain::run_state::RunState;
 use crate::protocol::api::{Down, Leaving, Status};
 use crate::protocol::handlers::HandlerView;
@@ -36,8 +38,12 @@ pub fn routes() -> ApiRouter<Daemon> {
 }
 
 async fn status(State(daemon): State<Daemon>) -> Answer<Status> {
-    let (census, active, ended) = read(&daemon.store, |view| {
-        Ok((view.census()?, view.active(ACTIVE)?, view.ended(RECENT)?))
+    let (census, active, ended, sweeps) = read(&daemon.store, |view| {
+        let live = view.live_sweeps()?.into_iter();
+        let sweeps = live.map(|id| Sweep::without_runs(view.sweep(id)?));
+        let sweeps = sweeps.collect::<Result<Vec<_>>>()?;
+        let (active, ended) = (view.active(ACTIVE)?, view.ended(RECENT)?);
+        Ok((view.census()?, active, ended, sweeps))
     })
     .await?;
     let queued = census
@@ -51,6 +57,7 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Status> {
         limit: daemon.settings.now().workers.limit,
         queued: queued.map(|(_, count)| *count as usize).sum(),
         gpus: gpus::summary(&daemon).await,
+        sweeps: sweeps.into_iter().map(view::sweep).collect(),
         active: active.into_iter().map(view::run).collect(),
         recent: ended.into_iter().map(view::run).collect(),
         down: [ailing(&daemon.tree).await, failing(&daemon.handlers).await].concat(),

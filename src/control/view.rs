@@ -17,6 +17,8 @@ pub fn run(run: store::Run) -> RunView {
         name: run.name,
         state: run.state,
         priority: run.priority,
+        sweep: run.sweep.map(|(sweep, _)| sweep),
+        run_idx: run.sweep.map(|(_, index)| index),
         folder: run.folder.map(PathBuf::from),
         step: progress.step,
         steps: progress.steps,

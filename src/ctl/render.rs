@@ -24,6 +24,14 @@ pub fn status(status: &Status) -> String {
         status.limit, status.queued
     );
     let _ = writeln!(text, "gpus: {}", status.gpus.line);
+    for sweep in &status.sweeps {
+        let (id, name, state) = (sweep.id, &sweep.name, sweep.state);
+        let (begun, planned) = (sweep.runs_begun, sweep.runs_planned);
+        let _ = writeln!(
+            text,
+            "sweep {id} ({name}) is {state}; {begun} of {planned} runs have begun"
+        );
+    }
     for down in &status.down {
         let _ = writeln!(text, "! {} is {}: {}", down.actor, down.state, down.cause);
     }
@@ -84,6 +92,9 @@ pub fn run(run: &RunView) -> String {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{name:10} {value}");
     };
+    if let Some((sweep, index)) = run.sweep.zip(run.run_idx) {
+        line("sweep", format!("run {index} of sweep {sweep}"));
+    }
     line("progress", progress(run));
     if let (Some(loss), Some(l0)) = (run.loss, run.l0) {
         line("last step", format!("loss {loss:.4}, L0 {l0:.1}"));

@@ -1,12 +1,12 @@
 //! What travels over the control socket: requests, answers, problems.
 
 use super::gpus::GpuSummary;
-use super::sweep::OfSweep;
+use super::sweep::{OfSweep, SweepView};
 use super::{AssetFact, DaemonFact, Fact};
 use crate::domain::gpu::GpuFact;
 use crate::domain::gpu::{GpuHold, Lease};
 use crate::domain::run_state::RunState;
-use crate::domain::{Code, Error, RunId};
+use crate::domain::{Code, Error, RunId, SweepId};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,10 @@ pub struct RunView {
     pub state: RunState,
     /// Higher ones are started first.
     pub priority: i64,
+    /// The sweep that it belongs to.
+    pub sweep: Option<SweepId>,
+    /// Its index in there: 1, 2, 3, ….
+    pub run_idx: Option<u64>,
     /// Its folder.
     pub folder: Option<PathBuf>,
     /// Steps done.
@@ -105,6 +109,8 @@ pub struct Status {
     pub queued: usize,
     /// The GPUs.
     pub gpus: GpuSummary,
+    /// Sweeps that have not ended, without their runs.
+    pub sweeps: Vec<SweepView>,
     /// Runs that have a worker, or are paused.
     pub active: Vec<RunView>,
     /// The last ones that ended, newest first.

@@ -22,7 +22,10 @@ fn an_abort_reports_its_run_and_the_next_sweep_is_clean() {
     let fixture = fixture(LONG, "[grid]\nseed = [1, 2]\n");
     let daemon = Daemon::start(&fixture);
     let id = daemon.begin();
-    trains(&daemon, id, 1, 10);
+    let run = trains(&daemon, id, 1, 10);
+    assert_eq!((&run["sweep"], &run["run_idx"]), (&1.into(), &1.into()));
+    let status = daemon.json(&["status"]);
+    assert_eq!(status["sweeps"][0]["runs_begun"], 1);
     let abort = ["sweep", "abort", "1", "--reason", "too warm here"];
     assert_eq!(daemon.json(&abort)["changed"], true);
     assert_eq!(daemon.json(&abort)["changed"], false);

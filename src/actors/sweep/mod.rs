@@ -357,3 +357,6 @@ pub fn measures(run: &Run) -> BTreeMap<String, f64> {
 fn json(value: &impl serde::Serialize) -> Result<serde_json::Value> {
     serde_json::to_value(value).map_err(|e| Error::new(Code::Internal, "sweep", e))
 }
+
+#[cfg(test)]
+mod tests;
