@@ -37,8 +37,10 @@ pub struct Gpus {
     live: Live,
     runs: ChildRef<Runs>,
     monitor: Option<MonitorHandle>,
-    /// The latest statuses that were told, by index.
+    /// The latest statuses of which all was told, by index, and those of which the rest is
+    /// on its way.
     told: BTreeMap<u32, GpuStatus>,
+    half_told: BTreeMap<u32, GpuStatus>,
     /// Why no further run is given a GPU, by index.
     drained: BTreeMap<u32, String>,
     /// °C from which on the runs on a GPU pause, by index, where a run asked for less.
@@ -58,6 +60,7 @@ impl Gpus {
             runs,
             monitor: None,
             told: BTreeMap::new(),
+            half_told: BTreeMap::new(),
             drained: BTreeMap::new(),
             caps: BTreeMap::new(),
             telling: false,
@@ -258,18 +261,22 @@ impl StreamHandler<Vec<Notice>> for Gpus {
                 }
             )
         };
-        let seen: Vec<GpuStatus> = notices
+        let seen: Vec<(Option<GpuStatus>, bool)> = notices
             .iter()
-            .filter_map(|n| n.fact.status().cloned())
+            .map(|notice| (notice.fact.status().cloned(), notice.more))
             .collect();
         let published = self
             .publish(notices.into_iter().filter(lasting).collect())
             .into_actor(self);
+        // Told first and acted upon then, so that the reason stands before the effect.
         ctx.wait(published.map(|(), this, ctx| {
-            let seen = seen
-                .into_iter()
-                .map(|status| (status.reading.index, status));
-            this.told.extend(seen);
+            for (status, more) in seen {
+                this.half_told
+                    .extend(status.map(|status| (status.reading.index, status)));
+                if !more {
+                    this.told.append(&mut this.half_told);
+                }
+            }
             this.tell_runs(ctx);
         }));
     }

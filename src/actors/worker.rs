@@ -4,7 +4,7 @@
 //! The process outlives whoever drives it by as much as it takes to end in order: when the
 //! future of [`Worker::live`] goes, the worker's standard input ends, and with it the worker.
 
-use crate::domain::worker_end::{Remains, Said, WorkerEnd};
+use crate::domain::worker_end::{NO_MEMORY, Remains, Said, WorkerEnd};
 use crate::domain::{Code, Error, Process};
 use crate::protocol::Command;
 use crate::protocol::wire::{Begin, MAX_LINE, Up};
@@ -225,7 +225,7 @@ struct Running {
     process: Option<Process>,
     lines: FramedRead<ChildStdout, LinesCodec>,
     commands: mpsc::Sender<Command>,
-    words: Arc<Mutex<String>>,
+    words: Arc<Mutex<Words>>,
     /// Ends with standard error.
     reading: JoinHandle<()>,
     memory_kills: Option<u64>,
@@ -247,7 +247,8 @@ impl Running {
             _ => false,
         };
         let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        remains.last_words.clone_from(&words);
+        remains.last_words.clone_from(&words.last);
+        remains.refused.clone_from(&words.refused);
         remains
     }
 }
@@ -337,16 +338,27 @@ async fn write(mut to: ChildStdin, begin: Begin, mut queue: mpsc::Receiver<Comma
     }
 }
 
+/// What a worker wrote to standard error, as far as it matters for its end.
+#[derive(Default)]
+struct Words {
+    last: String,
+    refused: Option<String>,
+}
+
 /// Logs what a worker writes to standard error and keeps the end of it.
-async fn read_words(from: ChildStderr, words: Arc<Mutex<String>>, who: String) {
+async fn read_words(from: ChildStderr, words: Arc<Mutex<Words>>, who: String) {
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         tracing::warn!(%who, worker = %line);
         let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
-        words.push_str(&line);
-        words.push('\n');
-        let excess = words.len().saturating_sub(LAST_WORDS);
-        let cut = (excess..=words.len()).find(|at| words.is_char_boundary(*at));
-        words.drain(..cut.unwrap_or(0));
+        let last = &mut words.last;
+        last.push_str(&line);
+        last.push('\n');
+        let excess = last.len().saturating_sub(LAST_WORDS);
+        let cut = (excess..=last.len()).find(|at| last.is_char_boundary(*at));
+        last.drain(..cut.unwrap_or(0));
+        if line.starts_with(NO_MEMORY) {
+            words.refused = Some(line);
+        }
     }
 }

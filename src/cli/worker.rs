@@ -35,6 +35,7 @@ pub fn worker() -> Result<ExitCode> {
         Begin::Train(start) => start,
         Begin::Asset(start) => return asset_worker::work(start, input),
     };
+    limit_memory(start.memory_mib);
     let job = job(&start)?;
     let (worker, listener) = link(&job.config.name);
     let signals = Signals::catch(&listener)?;
@@ -64,6 +65,21 @@ fn make_expendable() {
         maximum: Some(0),
     };
     let _ = setrlimit(Resource::Core, none);
+}
+
+/// What is over the limit is refused by the system, which costs this process at most.
+fn limit_memory(mib: u64) {
+    if mib == 0 {
+        return;
+    }
+    let bytes = Some(mib << 20);
+    let limit = Rlimit {
+        current: bytes,
+        maximum: bytes,
+    };
+    if let Err(e) = setrlimit(Resource::As, limit) {
+        eprintln!("memory is not limited: {e}");
+    }
 }
 
 fn job(start: &Start) -> Result<Job> {

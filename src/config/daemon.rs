@@ -88,6 +88,8 @@ pub struct WorkersTable {
     pub device: DeviceName,
     /// Threads of a run on the CPU; 0 for one a core.
     pub threads: usize,
+    /// MiB of address space that a run's worker may take; 0 for no limit.
+    pub memory_mib: u64,
     /// Seconds without a sign of work after which a worker counts as hung.
     pub hang_seconds: u64,
     /// Unexpected ends of one run's worker within `restart_period_seconds` that are
@@ -105,6 +107,7 @@ impl Default for WorkersTable {
             limit: 1,
             device: DeviceName::Auto,
             threads: 0,
+            memory_mib: 0,
             hang_seconds: 600,
             restarts: 5,
             restart_period_seconds: 3600,

@@ -142,6 +142,16 @@ codes! {
 }
 
 impl Code {
+    /// Whether another process may do what this one cannot any more.
+    pub const fn is_of_the_process(self) -> bool {
+        matches!(self, Self::DevicePoisoned | Self::DeviceLost)
+    }
+
+    /// The code with this text.
+    pub fn of(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text)
+    }
+
     /// Whether the same may succeed once the disk is in order again.
     pub const fn is_of_the_disk(self) -> bool {
         matches!(

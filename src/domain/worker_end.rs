@@ -21,6 +21,8 @@ pub struct Remains {
     pub memory_kill: bool,
     /// The end of what it wrote to standard error.
     pub last_words: String,
+    /// What Rust says before it aborts for want of memory. A backtrace may follow.
+    pub refused: Option<String>,
 }
 
 /// The last fact of a run.
@@ -55,12 +57,24 @@ pub enum WorkerEnd {
 const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 /// What Rust's runtime writes before it gives up for want of memory.
-const NO_MEMORY: &str = "memory allocation of";
+pub const NO_MEMORY: &str = "memory allocation of";
+
+/// The code of a failure that is the process's and not the run's: a fresh one may go on.
+pub fn process_error(code: &str) -> Option<Code> {
+    Code::of(code).filter(|code| code.is_of_the_process())
+}
 
 impl Remains {
     /// Which end it was. What the worker said itself is the truth.
     pub fn end(&self) -> WorkerEnd {
         match &self.said {
+            Some(Said::Failed { code, message }) => match process_error(code) {
+                Some(code) => WorkerEnd::Lost(Error::new(code, "worker", message)),
+                None => WorkerEnd::Said(Said::Failed {
+                    code: code.clone(),
+                    message: message.clone(),
+                }),
+            },
             Some(said) => WorkerEnd::Said(said.clone()),
             None => WorkerEnd::Lost(self.loss()),
         }
@@ -68,10 +82,9 @@ impl Remains {
 
     fn loss(&self) -> Error {
         let lost = |code, message: &str| Error::new(code, "worker", message);
-        let words = self
-            .last_words
-            .lines()
-            .rfind(|line| !line.trim().is_empty());
+        let last = self.last_words.lines();
+        let last = || last.clone().rfind(|line| !line.trim().is_empty());
+        let words = self.refused.as_deref().or_else(last);
         let mut error = match (self.signal, self.exit) {
             _ if self.hung => lost(
                 Code::WorkerHung,
@@ -85,10 +98,18 @@ impl Remains {
                 lost(Code::OutOfMemory, "was killed because memory ran out")
                     .hint("lower training.micro_batch_size or workers.limit")
             }
-            (Some(SIGABRT), _) if self.last_words.contains(NO_MEMORY) => {
+            (Some(SIGABRT), _) if self.refused.is_some() || self.last_words.contains(NO_MEMORY) => {
                 lost(Code::OutOfMemory, "asked for more memory than it is given")
+                    .hint("lower training.micro_batch_size or raise workers.memory_mib")
             }
             (Some(signal), _) => lost(Code::WorkerLost, &format!("was killed by signal {signal}")),
+            (None, Some(exit)) if exit == i32::from(Code::DevicePoisoned.exit_status()) => lost(
+                Code::DevicePoisoned,
+                "met an error of its GPU that no later work of a process survives",
+            ),
+            (None, Some(exit)) if exit == i32::from(Code::DeviceLost.exit_status()) => {
+                lost(Code::DeviceLost, "lost its GPU")
+            }
             (None, Some(exit)) => lost(
                 Code::WorkerLost,
                 &format!("exited with status {exit} without a last word"),
@@ -120,6 +141,7 @@ impl WorkerEnd {
 mod tests {
     use super::*;
 
+    /// behaviour: train-12
     #[test]
     fn every_end_is_told_from_the_others() {
         let base = Remains::default;
@@ -202,6 +224,41 @@ mod tests {
                     Code::WorkerLost,
                     "99 without a last word; it last wrote: error: b",
                 )),
+            ),
+            (
+                Remains {
+                    signal: Some(6),
+                    refused: Some("memory allocation of 4096 bytes failed".into()),
+                    last_words: "a backtrace".into(),
+                    ..base()
+                },
+                Some((Code::OutOfMemory, "allocation of 4096 bytes")),
+            ),
+            // A GPU's errors that a fresh process need not meet again, said or only shown.
+            (
+                Remains {
+                    said: Some(Said::Failed {
+                        code: "device-poisoned".into(),
+                        message: "CUDA error 700".into(),
+                    }),
+                    exit: Some(64),
+                    ..base()
+                },
+                Some((Code::DevicePoisoned, "CUDA error 700")),
+            ),
+            (
+                Remains {
+                    exit: Some(64),
+                    ..base()
+                },
+                Some((Code::DevicePoisoned, "no later work")),
+            ),
+            (
+                Remains {
+                    exit: Some(65),
+                    ..base()
+                },
+                Some((Code::DeviceLost, "GPU")),
             ),
             (base(), Some((Code::WorkerLost, "without a trace"))),
         ];

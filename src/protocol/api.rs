@@ -295,9 +295,8 @@ impl From<&Error> for Problem {
 
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
-        let code = Code::ALL.iter().find(|code| code.as_str() == problem.code);
         Self {
-            code: code.copied().unwrap_or(Code::Internal),
+            code: Code::of(&problem.code).unwrap_or(Code::Internal),
             about: problem.about,
             message: problem.detail,
             hint: problem.hint,

@@ -36,6 +36,8 @@ pub struct Start {
     pub device: DeviceName,
     /// Threads of the CPU device; 0 means one a core.
     pub threads: usize,
+    /// MiB of address space that the process may take; 0 for no limit.
+    pub memory_mib: u64,
 }
 
 /// A line from a worker whose facts are of the type `F`.

@@ -219,3 +219,22 @@ fn a_run_may_ask_for_less_heat_than_the_host_allows() {
     let refused = daemon.ctl(&["submit", "run.toml", "--max-temperature", "500"]);
     assert_eq!(refused.status.code(), Some(2));
 }
+
+/// behaviour: gpu-22, gpu-06
+#[test]
+fn a_sweep_that_does_not_say_asks_for_85_degrees() {
+    let host = Host::with_one_gpu();
+    let daemon = host.daemon();
+    let mut feed = Feed::of(&daemon);
+    let sweep = "run = \"run.toml\"\n[grid]\nseed = [1, 2]\n";
+    std::fs::write(host.fixture.path("sweep.toml"), sweep).unwrap();
+    daemon.json(&["sweep", "submit", "sweep.toml"]);
+    feed.kind("step");
+    super::common::until("the limit holds", || {
+        let view = daemon.json(&["gpus"]);
+        (view["gpus"][0]["max_temperature"] == 85.0).then_some(())
+    });
+    host.temperature(0, "86");
+    feed.kind("gpu_critical");
+    feed.kind("paused");
+}

@@ -6,7 +6,7 @@ use super::gpus::emergency;
 use crate::actors::store::{read, write};
 use crate::actors::trainer::{FromTrainer, Heard};
 use crate::domain::run_state::{Report, RunState};
-use crate::domain::worker_end::WorkerEnd;
+use crate::domain::worker_end::{WorkerEnd, process_error};
 use crate::domain::{Error, Result, RunId};
 use crate::protocol::{Fact, Frame};
 use crate::store::{Failure, Tx};
@@ -150,6 +150,12 @@ fn store_item(tx: &Tx<'_>, item: &Item, leaving: bool) -> Result<()> {
     match &item.heard.heard {
         Heard::Spawned(process) => tx.set_worker(run, life, process).map(|_| ()),
         Heard::Frame(frame) => {
+            if let Fact::RunFailed { code, .. } = &frame.fact
+                && process_error(code).is_some()
+            {
+                // Its end says what follows: the run itself need not fail.
+                return Ok(());
+            }
             if let Fact::Stopped(ending) = &frame.fact
                 && let Some(failure) = emergency(&tx.run(run)?)
             {
@@ -260,4 +266,65 @@ pub(super) fn own(tx: &Tx<'_>, run: RunId, kind: &str, message: &str) -> Result<
     let fields = json!({ "message": message });
     tx.append(Some(run), kind, &fields, now_millis())
         .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Code;
+    use crate::domain::worker_end::{Remains, Said};
+    use crate::store::{NewRun, Store};
+
+    /// A worker of `run` in its first life.
+    fn heard(run: RunId, heard: Heard) -> Item {
+        Item {
+            heard: FromTrainer {
+                run,
+                life: 1,
+                heard,
+            },
+            again: Some(Duration::from_secs(1)),
+        }
+    }
+
+    /// behaviour: train-12
+    #[test]
+    fn an_error_of_the_gpu_costs_the_worker_and_not_the_run() {
+        for (code, exit) in [(Code::DevicePoisoned, 64), (Code::DeviceLost, 65)] {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut store, _) = Store::open(dir.path(), 0).unwrap();
+            let error = Error::new(code, "GPU 0", "CUDA error 700");
+            let fact = Fact::failed(3, &error);
+            let frame = Frame {
+                v: crate::protocol::VERSION,
+                seq: 1,
+                run: "a".into(),
+                fact,
+            };
+            let said = Said::Failed {
+                code: code.as_str().into(),
+                message: error.to_string(),
+            };
+            let remains = Remains {
+                said: Some(said),
+                exit: Some(exit),
+                ..Remains::default()
+            };
+            let run = store
+                .write(|tx| {
+                    let run = tx.submit(&NewRun::new("a", ""), None, 0)?.run;
+                    let _ = tx.apply(run, Report::Given, 0)?;
+                    store_item(tx, &heard(run, Heard::Frame(Box::new(frame))), false)?;
+                    assert_eq!(tx.run(run)?.state, RunState::Starting);
+                    store_item(tx, &heard(run, Heard::Ended(remains.end())), false)?;
+                    tx.run(run)
+                })
+                .unwrap();
+            assert_eq!((run.state, run.failure), (RunState::Queued, None));
+            let events = store.view().events(0, None, 10).unwrap().events;
+            let last = events.last().unwrap();
+            assert_eq!(last.kind, "worker_lost");
+            assert!(last.payload.contains(code.as_str()) && last.payload.contains("700"));
+        }
+    }
 }

@@ -67,6 +67,7 @@ impl Runs {
             run_toml: given.toml,
             device: workers.device,
             threads: workers.threads,
+            memory_mib: workers.memory_mib,
         };
         let limits = Limits {
             hang: workers.hang(),

@@ -17,6 +17,9 @@ use toml::Table;
 /// Runs of a sweep at most. Beyond it somebody made a mistake, or wants several sweeps.
 pub const MAX_RUNS: u64 = 1000;
 
+/// °C from which the runs of a sweep wait that does not say.
+const MAX_TEMPERATURE: f64 = 85.0;
+
 /// The file as it is written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,7 +74,7 @@ pub struct SweepConfig {
     pub output: PathBuf,
     /// Of its runs.
     pub priority: i64,
-    /// The temperature in °C from which its runs wait, where that is below the host's.
+    /// The temperature in °C from which its runs wait; it only ever lowers the host's.
     pub max_temperature: Option<f64>,
     /// Whether each run starts from the weights of the one before.
     pub carry_over: bool,
@@ -113,7 +116,8 @@ impl SweepConfig {
                 false => sweep.base.join(&spec.output),
             },
             priority: spec.priority,
-            max_temperature: spec.max_temperature,
+            // Many runs in a row heat a card for longer.
+            max_temperature: spec.max_temperature.or(Some(MAX_TEMPERATURE)),
             carry_over: spec.carry_over,
             plan: Plan {
                 runs: overrides.len() as u64,

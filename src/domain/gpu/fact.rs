@@ -180,6 +180,10 @@ pub struct Notice {
     pub fact: GpuFact,
     /// What follows.
     pub action: Action,
+    /// Whether this look has more to say about the same GPU: who acts waits for that, so
+    /// that nothing happens before its reason is told.
+    #[serde(skip)]
+    pub more: bool,
 }
 
 impl Notice {
@@ -188,6 +192,7 @@ impl Notice {
         Self {
             fact,
             action: Action::None,
+            more: false,
         }
     }
 

@@ -188,6 +188,8 @@ impl Watch {
         }
         notices.extend(self.health_changes(health).map(Notice::only));
         self.health = self.health.updated(health);
+        let last = notices.len() - 1;
+        notices[..last].iter_mut().for_each(|n| n.more = true);
         notices
     }
 
