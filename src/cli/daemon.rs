@@ -163,7 +163,8 @@ async fn serve(start: Start, store: Store) -> Result<()> {
         configured,
         over_control,
     };
-    parts.check()?;
+    parts.check(&parts.configured)?;
+    let handler_parts = parts.clone();
     let handlers = move || Handlers::new(parts.clone());
     let handlers = tree.add(Child::new("handlers", handlers).own_thread());
     let parts = (gpus, store.clone(), live.clone(), runs.clone());
@@ -179,6 +180,7 @@ async fn serve(start: Start, store: Store) -> Result<()> {
         settings: settings.clone(),
         level,
         access: access.clone(),
+        handlers: (handlers.clone(), handler_parts),
     });
     let again = reloader.clone();
     let app = control::router(Daemon {

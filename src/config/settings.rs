@@ -21,6 +21,7 @@ pub const LIVE: &[&str] = &[
     "workers.restart_period_seconds",
     "workers.stop_seconds",
     "events.keep",
+    "handlers",
     "log.level",
 ];
 

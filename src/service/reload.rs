@@ -1,11 +1,13 @@
 //! The settings, read again while the daemon works.
 
 use super::Manager;
+use crate::actors::handlers::{Configured, Handlers, Parts};
 use crate::config::redact::redact;
 use crate::config::settings::{Change, Settings};
 use crate::control::{Access, Rules};
-use crate::domain::Result;
+use crate::domain::{Code, Error, Result};
 use crate::protocol::service::Reloaded;
+use crate::supervise::ChildRef;
 use crate::system::log::{self, Level};
 use std::sync::Arc;
 
@@ -17,6 +19,8 @@ pub struct Reloader {
     pub level: Level,
     /// Who may do what.
     pub access: Arc<Access>,
+    /// The event handlers, and what they are made from.
+    pub handlers: (ChildRef<Handlers>, Parts),
 }
 
 impl Reloader {
@@ -47,6 +51,9 @@ impl Reloader {
         // Everything that can fail, before anything changes.
         let filter = log::filter(&next.log.level)?;
         let rules = Rules::new(&next.control)?;
+        let (handlers, parts) = &self.handlers;
+        let configured = next.handlers.clone();
+        parts.check(&configured)?;
         let mut shown = serde_json::to_value(&next).unwrap_or_default();
         redact(&mut shown);
         let value = |key: String| {
@@ -57,6 +64,11 @@ impl Reloader {
         self.settings.set(next);
         self.level.set(filter);
         self.access.set(rules);
+        if changed.iter().any(|key| key == "handlers") {
+            handlers
+                .try_send(Configured(configured))
+                .map_err(|e| Error::new(Code::DaemonUnavailable, "handlers", e))?;
+        }
         Ok(Reloaded {
             changed: changed.into_iter().map(value).collect(),
             restart,

@@ -199,7 +199,7 @@ async fn compose(
         configured,
         over_control: OverControl::from(&EventsTable::default()),
     };
-    parts.check().unwrap();
+    parts.check(&parts.configured).unwrap();
     let make = move || Handlers::new(parts.clone());
     let handlers = tree.add(Child::new("handlers", make).own_thread());
     let tree = tree.start().await.unwrap();

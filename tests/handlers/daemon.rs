@@ -434,3 +434,50 @@ fn watch_prints_an_event_a_line_with_json_and_words_without() {
     let said = [&words.stdout[..], &words.stderr[..]].concat();
     assert!(String::from_utf8_lossy(&said).contains("is completed"));
 }
+
+#[test]
+fn a_reload_takes_the_handlers_of_the_file_as_they_are_then() {
+    let fixture = Fixture::new(3);
+    let of = |name: &str, events: &str| {
+        handler(
+            name,
+            &format!("kind = \"jsonl\"\npath = \"{name}.jsonl\"\nevents = [\"{events}\"]"),
+        )
+    };
+    let text = [of("stays", "*"), of("goes", "*"), of("changes", "epoch")];
+    let daemon = daemon(&fixture, &text.concat());
+    let write = |text: &str| std::fs::write(fixture.path("daemon.toml"), text).unwrap();
+    write(&handler("broken", "kind = \"jsonl\""));
+    let refused = daemon.ctl(&["reload"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(10), "{said}");
+    assert!(said.contains("broken") && said.contains("path"), "{said}");
+    assert_eq!(daemon.json(&["handlers"]).as_array().unwrap().len(), 3);
+
+    write(&[of("new", "*"), of("changes", "*"), of("stays", "*")].concat());
+    assert!(daemon.ctl(&["reload"]).status.success());
+    until("the handlers are those of the file", || {
+        let shown = daemon.json(&["handlers"]);
+        let shown = shown.as_array().unwrap().iter();
+        let running = |h: &Value| (h["state"] == "running").then(|| h["name"].to_string());
+        let names: Option<Vec<String>> = shown.map(running).collect();
+        (names? == ["\"changes\"", "\"new\"", "\"stays\""]).then_some(())
+    });
+    let run = daemon.submit("run", &[]);
+    daemon.reaches(run, "completed");
+    for name in ["stays", "changes", "new"] {
+        let path = fixture.path("state").join(format!("{name}.jsonl"));
+        until(name, || {
+            let events = heard(&path);
+            events
+                .iter()
+                .any(|e| e["kind"] == "run_completed")
+                .then_some(())
+        });
+    }
+    assert!(
+        heard(&fixture.path("state/goes.jsonl"))
+            .iter()
+            .all(|e| e["kind"] != "run_queued")
+    );
+}

@@ -182,6 +182,7 @@ impl Handler<Configured> for Handlers {
 
     fn handle(&mut self, Configured(mut specs): Configured, ctx: &mut Self::Context) {
         self.parts.configured.clone_from(&specs);
+        specs.iter_mut().for_each(|spec| spec.origin.clear());
         let of_file = self
             .entries
             .values()

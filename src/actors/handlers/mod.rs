@@ -93,13 +93,13 @@ impl OverControl {
 }
 
 impl Parts {
-    /// Checks the handlers of daemon.toml.
+    /// Checks handlers of daemon.toml.
     ///
     /// # Errors
-    /// `config-invalid`.
-    pub fn check(&self) -> Result<()> {
+    /// `config-invalid`, `address-refused`.
+    pub fn check(&self, configured: &[HandlerSpec]) -> Result<()> {
         let prepared = |spec| self.kinds.prepare(spec, &self.host).map(drop);
-        self.configured.iter().try_for_each(prepared)
+        configured.iter().try_for_each(prepared)
     }
 }
 

@@ -144,13 +144,15 @@ impl Handlers {
     /// Starts a handler that goes on after event `cursor`.
     pub(super) fn start_one(
         &mut self,
-        spec: HandlerSpec,
+        mut spec: HandlerSpec,
         source: HandlerSource,
         cursor: u64,
         ctx: &mut Context<Self>,
     ) -> Result<()> {
         let tree = self.tree()?;
         let make = self.parts.kinds.prepare(&spec, &self.parts.host)?;
+        // The same handler may stand on another line of the file later.
+        spec.origin.clear();
         let queue = Queue::new(&spec.name, &spec.events, spec.queue, cursor, self.last);
         let queue = Arc::new(queue);
         self.actors += 1;
