@@ -390,7 +390,7 @@ mod tests {
                 ":7: handlers[1].name",
             ),
             (
-                "[[handlers]]\nname = \"a\"\nkind = \"log\"\nevents = [\"run_complete\"]\n",
+                "[[handlers]]\nname = \"a\"\nkind = \"log\"\nevents = [\"run_finished\"]\n",
                 &[],
                 ":4: handlers[0].events",
             ),

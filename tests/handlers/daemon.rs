@@ -292,10 +292,10 @@ fn a_handler_steers_its_run_from_within_an_event() {
             (now[0]["counters"]["delivered"] != before).then_some(())
         });
     }
-    daemon.json(&["handlers"]);
+    daemon.reaches(run, "paused");
+    assert_eq!(daemon.json(&["handlers"])[0]["counters"]["failed"], 0);
     daemon.json(&["abort", &run.to_string()]);
     daemon.reaches(run, "aborted");
-    assert_eq!(daemon.json(&["handlers"])[0]["counters"]["failed"], 0);
 }
 
 /// behaviour: ui-10, ui-11, ui-12
