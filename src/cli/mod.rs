@@ -6,14 +6,15 @@ mod bench_lm;
 mod bench_step;
 mod capture;
 mod daemon;
+mod shell;
 mod signals;
 mod train;
 mod worker;
 
 use crate::ctl::{self, CtlArgs};
-use crate::domain::Error;
+use crate::domain::{Error, Printable};
 use crate::handlers::Kinds;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Trains sparse autoencoders on the activations of language models.
@@ -37,6 +38,8 @@ enum Command {
     Capture(capture::CaptureArgs),
     #[command(subcommand)]
     Bench(Bench),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
     #[command(hide = true)]
     Worker,
 }
@@ -61,6 +64,10 @@ pub fn main_with(kinds: Kinds) -> ExitCode {
         Command::Capture(args) => capture::capture(args).map(|()| ExitCode::SUCCESS),
         Command::Daemon(args) => daemon::daemon(args, kinds),
         Command::Ctl(args) => ctl::ctl(args),
+        Command::Completions(args) => {
+            shell::completions(&args, Cli::command()).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Man(args) => shell::man(&args, Cli::command()).map(|()| ExitCode::SUCCESS),
         Command::Worker => worker::worker(),
         Command::Bench(Bench::Daemon(args)) => {
             bench_daemon::daemon(&args).map(|()| ExitCode::SUCCESS)
@@ -73,6 +80,6 @@ pub fn main_with(kinds: Kinds) -> ExitCode {
 
 /// Prints `error` as one line; its code decides the exit status.
 fn fail(error: &Error) -> ExitCode {
-    eprintln!("error: {error}");
+    eprintln!("error: {}", Printable(&error.to_string()));
     ExitCode::from(error.code.exit_status())
 }

@@ -36,7 +36,16 @@ impl<'a> Daemon<'a> {
 
     /// Started by `command`, which says what else it needs.
     pub fn start_of(command: &mut Command, fixture: &'a Fixture) -> Self {
-        let child = command.stderr(Stdio::null()).spawn().unwrap();
+        Self::spawn(command.stderr(Stdio::null()), fixture)
+    }
+
+    /// Started with its log to `log`.
+    pub fn start_logging(fixture: &'a Fixture, log: Stdio) -> Self {
+        Self::spawn(Self::command(fixture).stderr(log), fixture)
+    }
+
+    fn spawn(command: &mut Command, fixture: &'a Fixture) -> Self {
+        let child = command.spawn().unwrap();
         let daemon = Self { fixture, child };
         until("the daemon answers", || {
             daemon.ctl(&["status"]).status.success().then_some(())

@@ -6,6 +6,8 @@ mod common;
 mod access;
 mod document;
 mod events;
+mod load;
+mod malformed;
 mod reload;
 mod tcp;
 mod verbs;
