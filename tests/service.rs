@@ -54,8 +54,8 @@ fn ready_alive_reloading_and_stopping_are_told_to_the_service_manager() {
         .arg(&file);
     let daemon = Daemon::start_of(&mut command, &fixture);
     told.next("READY=1");
-    told.next("WATCHDOG=1");
     told.next("STATUS=0 with a worker, 0 queued");
+    told.next("WATCHDOG=1");
     for text in ["[workers]\nlimit = 2\n", "[workers]\nlimit = 0\n"] {
         std::fs::write(&file, text).unwrap();
         kill(daemon.child.id() as i32, Signal::HUP);
@@ -267,9 +267,5 @@ fn completions_and_manual_pages_know_every_verb() {
         for verb in ["daemon", "metrics", "reload", "submit"] {
             assert!(script.contains(verb), "{shell} {verb}");
         }
-        assert!(
-            !script.contains("worker)"),
-            "what is hidden stays hidden: {shell}"
-        );
     }
 }

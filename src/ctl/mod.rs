@@ -18,7 +18,7 @@ mod submit;
 mod sweep;
 mod watch;
 
-use crate::domain::{Code, Error, Result};
+use crate::domain::{Code, Error, Printable, Result};
 use crate::protocol::api::{Acknowledged, RunView, Status};
 use crate::protocol::service::ActorView;
 use clap::{Args, Subcommand};
@@ -198,7 +198,11 @@ impl Session {
     fn print<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) {
         put(&match self.json {
             true => format!("{}\n", serde_json::json!(value)),
-            false => text(value),
+            // Names and messages are other people's words.
+            false => text(value)
+                .lines()
+                .map(|line| format!("{}\n", Printable(line)))
+                .collect(),
         });
     }
 

@@ -23,7 +23,11 @@ pub fn status(status: &Status) -> String {
         "; {training} of {} workers busy, {} queued",
         status.limit, status.queued
     );
-    let _ = writeln!(text, "gpus: {}", status.gpus.line);
+    let _ = writeln!(
+        text,
+        "{}",
+        cut(&format!("gpus: {}", status.gpus.line), WIDTH)
+    );
     for sweep in &status.sweeps {
         let (id, name, state) = (sweep.id, &sweep.name, sweep.state);
         let (begun, planned) = (sweep.runs_begun, sweep.runs_planned);
@@ -49,11 +53,28 @@ pub fn status(status: &Status) -> String {
     text
 }
 
+/// Characters of a terminal that nobody made wider.
+const WIDTH: usize = 80;
+/// Characters of a run's name in a list; `ctl show` and --json have all of it.
+const NAME: usize = 18;
+
+/// `text`, or as much of it as fits.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(width - 1).collect();
+    kept + "…"
+}
+
 /// A table without lines.
 pub fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(columns);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 1));
+    }
     table
 }
 
@@ -68,9 +89,9 @@ pub fn runs(runs: &[RunView]) -> String {
     for run in runs {
         table.add_row([
             run.id.to_string(),
-            run.name.clone(),
+            cut(&run.name, NAME),
             state(run),
-            progress(run),
+            share(run),
             run.loss.map_or_else(dash, |loss| format!("{loss:.4}")),
             run.l0.map_or_else(dash, |l0| format!("{l0:.1}")),
             run.tokens_per_second
@@ -147,6 +168,18 @@ fn state(run: &RunView) -> String {
     run.state.as_str().replace('_', " ")
 }
 
+/// The progress in few characters.
+fn share(run: &RunView) -> String {
+    match run.steps {
+        Some(steps) if steps > 0 => {
+            // All of it is 100 %, and nothing less.
+            let percent = run.step * 100 / steps;
+            format!("{percent} % of {}", thousands(steps))
+        }
+        _ => dash(),
+    }
+}
+
 fn progress(run: &RunView) -> String {
     match run.steps {
         Some(steps) if steps > 0 => {
@@ -163,4 +196,38 @@ fn progress(run: &RunView) -> String {
 
 fn dash() -> String {
     "–".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn run(name: &str) -> RunView {
+        let run = json!({
+            "id": 1234, "name": name, "state": "running", "priority": 0, "folder": null,
+            "step": 99_999, "steps": 100_000, "loss": 1234.5678, "l0": 64.0,
+            "tokens_per_second": 123_456.0, "eta_seconds": 86_399.0, "workers": 1,
+            "pid": 12, "error": null, "queued_at": 1, "started_at": 2, "ended_at": null,
+        });
+        serde_json::from_value(run).unwrap()
+    }
+
+    #[test]
+    fn a_list_of_runs_fits_a_terminal_of_eighty_columns() {
+        let text = runs(&[run("a"), run(&"a name that is far too long".repeat(3))]);
+        assert!(
+            text.contains("99 % of 100,000") && text.contains('…'),
+            "{text}"
+        );
+        for line in text.lines() {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_says_so() {
+        assert_eq!(cut("abcd", 4), "abcd");
+        assert_eq!(cut("äbcde", 4), "äbc…");
+    }
 }
