@@ -6,6 +6,7 @@ use crate::domain::{Code, Error, Result};
 use crate::system::users;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri, header};
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
@@ -27,6 +28,18 @@ pub enum Peer {
     },
     /// Somebody over TCP.
     Remote(IpAddr),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local { uid, pid, .. } => match pid {
+                Some(pid) => write!(f, "uid {uid}, pid {pid}"),
+                None => write!(f, "uid {uid}"),
+            },
+            Self::Remote(address) => address.fmt(f),
+        }
+    }
 }
 
 /// What a request does.

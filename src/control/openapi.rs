@@ -79,10 +79,9 @@ fn name_operations(api: &mut OpenApi) {
         let ReferenceOr::Item(item) = item else {
             continue;
         };
-        let is_word = |c: char| c.is_ascii_alphanumeric();
-        let mut words = path.split(|c| !is_word(c)).filter(|word| !word.is_empty());
-        // The version.
-        let _ = words.next();
+        let path = path.strip_prefix("/v1").unwrap_or(path);
+        let words = path.split(|c: char| !c.is_ascii_alphanumeric());
+        let words = words.filter(|word| !word.is_empty());
         let words: Vec<&str> = words.collect();
         let tag = words.first().copied().unwrap_or_default().to_owned();
         let operations = [

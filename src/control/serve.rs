@@ -147,7 +147,7 @@ async fn admit(State(access): State<Arc<Access>>, request: Request, next: Next) 
     };
     let (method, path) = (&parts.method, parts.uri.path());
     if let Err(error) = access.check(peer, &parts) {
-        tracing::warn!(?peer, %method, path, "refused: {error}");
+        tracing::warn!(%peer, %method, path, "refused: {error}");
         let mut response = Failed(error).into_response();
         if response.status() == StatusCode::UNAUTHORIZED {
             let with = HeaderValue::from_static("Bearer");
@@ -156,7 +156,7 @@ async fn admit(State(access): State<Arc<Access>>, request: Request, next: Next) 
         return response;
     }
     if Right::needed(method) == Right::Write {
-        tracing::info!(?peer, %method, path);
+        tracing::info!(%peer, %method, path);
     }
     next.run(Request::from_parts(parts, body)).await
 }
