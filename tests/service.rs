@@ -130,7 +130,10 @@ fn a_part_that_stands_still_or_a_silent_supervisor_stops_the_signs_of_life() {
         let every = Duration::from_millis(20);
         let watched = tree.clone();
         actix::spawn(async move {
-            watchdog::watch(watched, &["store", "runs"], every, || drop(alive.send(()))).await;
+            watchdog::watch(watched, &["store", "runs"], every, || {
+                let _ = alive.send(());
+            })
+            .await;
         });
         signs.recv().await.unwrap();
         // A hang is found by its length: with the limit at hand, not an hour away.
@@ -160,9 +163,14 @@ fn a_part_that_stands_still_or_a_silent_supervisor_stops_the_signs_of_life() {
             let tree = tree.start_on(blocked.handle()).await.unwrap();
             let (alive, signs) = tokio::sync::mpsc::unbounded_channel();
             let watched = tree.clone();
-            blocked.spawn_fn(move || drop(held.recv()));
+            blocked.spawn_fn(move || {
+                let _ = held.recv();
+            });
             actix::spawn(async move {
-                watchdog::watch(watched, &["store"], every, || drop(alive.send(()))).await;
+                watchdog::watch(watched, &["store"], every, || {
+                    let _ = alive.send(());
+                })
+                .await;
             });
             signs
         };
