@@ -211,7 +211,7 @@ fn unknown_names_and_bad_tokens_are_named() {
     assert!(
         fails(&["@no such"])
             .to_string()
-            .contains("no group \"no such\"")
+            .contains("no group \"@no such\"")
     );
     let missing = fails(&[]);
     assert_eq!(missing.code, Code::ConfigMissing);

@@ -56,7 +56,7 @@ pub fn status(status: &Status) -> String {
 /// Characters of a terminal that nobody made wider.
 const WIDTH: usize = 80;
 /// Characters of a run's name in a list; `ctl show` and --json have all of it.
-const NAME: usize = 18;
+const NAME: usize = 14;
 
 /// `text`, or as much of it as fits.
 fn cut(text: &str, width: usize) -> String {
