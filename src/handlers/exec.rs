@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// What is kept of standard error for the error of a program that fails.
 const LAST_WORDS: usize = 1024;
+/// Reads after the end of a program: as much as a pipe holds, whoever still writes to it.
+const PIPE: u32 = 16;
 /// How often it is looked whether the daemon ends.
 const LOOK: Duration = Duration::from_millis(250);
 /// Where programs find others.
@@ -192,26 +194,37 @@ impl Running {
             };
             self.listen();
             if exited {
-                return Ok(self.end());
+                let status = self.end();
+                // What it still had to say, which lies in the pipe.
+                let mut reads = 0;
+                while self.listen() && reads < PIPE {
+                    reads += 1;
+                }
+                return Ok(status);
             }
         }
     }
 
-    /// Reads what is there of standard error and keeps the end of it.
-    fn listen(&mut self) {
+    /// Reads what is there of standard error and keeps the end of it; whether there may be
+    /// more.
+    fn listen(&mut self) -> bool {
         let Some(stderr) = &mut self.stderr else {
-            return;
+            return false;
         };
         let mut buffer = [0; 4096];
         match stderr.read(&mut buffer) {
-            Ok(0) => self.stderr = None,
+            Ok(0) => {
+                self.stderr = None;
+                false
+            }
             Ok(n) => {
                 self.words.extend_from_slice(&buffer[..n]);
                 let excess = self.words.len().saturating_sub(LAST_WORDS);
                 self.words.drain(..excess);
+                true
             }
             // Nothing is there.
-            Err(_) => {}
+            Err(_) => false,
         }
     }
 
