@@ -2,12 +2,15 @@
 
 use backpropd::activations::cache::{Identity, open_or_build};
 use backpropd::activations::{
-    ActivationSource, BatchInfo, CacheDtype, Live, LmCapture, Order, Site, model_hash,
+    ActivationSource, BatchInfo, CacheDtype, Capture, Live, LmCapture, Order, Scripted, Site,
+    model_hash,
 };
+use backpropd::config::RunConfig;
 use backpropd::data::{Context, ModelTokens, TokenSet, TokenSettings};
 use backpropd::device::{Device, cpu::Cpu};
 use backpropd::domain::Code;
 use backpropd::lm::{Lm, Tokens};
+use backpropd::sae::spec::Variant;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -154,4 +157,68 @@ fn batches_are_the_same_for_any_threads_resumed_anywhere_and_from_a_cache() {
     let mut cached =
         open_or_build(&cache, &identity, 40 * 48, 48, source, &mut |_, _| Ok(())).unwrap();
     assert!(batches(&mut cached, 40) == all);
+}
+
+/// The common run: TransformerLens' small GPT-2 in size, without any weights.
+///
+/// behaviour: double-04, double-08
+#[test]
+fn the_common_run_is_read_as_written_and_its_model_can_be_a_stub() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = serde_json::json!({
+        "model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12,
+        "n_positions": 1024, "vocab_size": 50257, "activation_function": "gelu_new",
+    });
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let spec = backpropd::lm::config::load(dir.path()).unwrap();
+    assert_eq!((spec.layers(), spec.d_model, spec.heads), (12, 768, 12));
+
+    let run = RunConfig::parse(
+        "run.toml",
+        r#"
+        name = "common"
+        model = { path = ".", hooks = ["blocks.8.hook_resid_post"] }
+        data.path = "text.txt"
+        sae = { variant = "standard", d_sae = 16384, l1_coefficient = 0.001 }
+        optimizer.lr = 1e-4
+        training = { batch_size = 64, steps = 10_000 }
+        "#,
+        dir.path(),
+        &[],
+    )
+    .unwrap();
+    let l1 = |variant: &Variant| match variant {
+        Variant::Standard { l1_coefficient } => Some(*l1_coefficient),
+        _ => None,
+    };
+    assert_eq!((run.sae.d_sae, l1(&run.sae.variant)), (16384, Some(0.001)));
+    assert_eq!((run.optimizer.lr, run.training.batch_size), (1e-4, 64));
+    assert_eq!(run.training.total_steps(1), 10_000);
+
+    let sites = || {
+        let site = |hook: &String| Site {
+            hook: hook.clone(),
+            d_in: spec.d_model,
+        };
+        run.model.hooks.iter().map(site).collect()
+    };
+    let ids: Vec<u32> = (0..48).collect();
+    let contexts: Vec<_> = (0..)
+        .zip(ids.chunks_exact(24))
+        .map(|(index, ids)| Context::new(index, ids.to_vec(), &[true; 24]))
+        .collect();
+    let rows = |seed| {
+        let mut rows = Vec::new();
+        let mut take = |_: usize, values: &[f32]| {
+            rows.extend_from_slice(values);
+            Ok(())
+        };
+        let mut stub = Scripted::new(seed, sites());
+        stub.capture(&contexts, &mut take).unwrap();
+        rows
+    };
+    let first = rows(5);
+    assert_eq!(first.len(), 2 * 24 * 768);
+    assert_eq!(rows(5), first);
+    assert_ne!(rows(6), first);
 }
