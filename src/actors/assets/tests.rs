@@ -172,7 +172,7 @@ fn store_with_work() -> (tempfile::TempDir, Store) {
     (dir, store)
 }
 
-/// behaviour: model-04
+/// As of what is fetched, so of what is read: the last word stands.
 #[test]
 fn late_progress_changes_nothing() {
     let told = WorkProgress {
