@@ -112,7 +112,6 @@ async fn serve(start: Start, store: Store) -> Result<()> {
     } = start;
     let internal = |what: &str, e: std::io::Error| Error::new(Code::Internal, what, e);
     let live = store::live();
-    let gpus = settings.now().gpus.clone();
     let mut tree = Supervisor::new("daemon");
     // The first generation takes the store that was opened to check it.
     let (folder, open, told) = (state_dir.clone(), Mutex::new(Some(store)), live.clone());
@@ -167,10 +166,10 @@ async fn serve(start: Start, store: Store) -> Result<()> {
     let handler_parts = parts.clone();
     let handlers = move || Handlers::new(parts.clone());
     let handlers = tree.add(Child::new("handlers", handlers).own_thread());
-    let parts = (gpus, store.clone(), live.clone(), runs.clone());
+    let parts = (settings.clone(), store.clone(), live.clone(), runs.clone());
     let gpus = move || {
         let (settings, store, live, runs) = parts.clone();
-        Gpus::new(settings, store, live, runs)
+        Gpus::new(settings.now().gpus.clone(), store, live, runs)
     };
     let gpus = tree.add(Child::new("gpus", gpus));
     let down = |e| Error::new(Code::Internal, "supervisor", e);
@@ -181,6 +180,7 @@ async fn serve(start: Start, store: Store) -> Result<()> {
         level,
         access: access.clone(),
         handlers: (handlers.clone(), handler_parts),
+        gpus: gpus.clone(),
     });
     let again = reloader.clone();
     let app = control::router(Daemon {

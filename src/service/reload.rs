@@ -1,6 +1,7 @@
 //! The settings, read again while the daemon works.
 
 use super::Manager;
+use crate::actors::gpus::{Gpus, Reconfigure};
 use crate::actors::handlers::{Configured, Handlers, Parts};
 use crate::config::redact::redact;
 use crate::config::settings::{Change, Settings};
@@ -21,6 +22,8 @@ pub struct Reloader {
     pub access: Arc<Access>,
     /// The event handlers, and what they are made from.
     pub handlers: (ChildRef<Handlers>, Parts),
+    /// The monitor of the GPUs.
+    pub gpus: ChildRef<Gpus>,
 }
 
 impl Reloader {
@@ -52,7 +55,7 @@ impl Reloader {
         let filter = log::filter(&next.log.level)?;
         let rules = Rules::new(&next.control)?;
         let (handlers, parts) = &self.handlers;
-        let configured = next.handlers.clone();
+        let (configured, watched) = (next.handlers.clone(), next.gpus.clone());
         parts.check(&configured)?;
         let mut shown = serde_json::to_value(&next).unwrap_or_default();
         redact(&mut shown);
@@ -68,6 +71,11 @@ impl Reloader {
             handlers
                 .try_send(Configured(configured))
                 .map_err(|e| Error::new(Code::DaemonUnavailable, "handlers", e))?;
+        }
+        if changed.iter().any(|key| key.starts_with("gpus.")) {
+            self.gpus
+                .try_send(Reconfigure(watched))
+                .map_err(|e| Error::new(Code::DaemonUnavailable, "gpus", e))?;
         }
         Ok(Reloaded {
             changed: changed.into_iter().map(value).collect(),

@@ -259,3 +259,22 @@ fn a_driver_that_hangs_holds_up_neither_training_nor_control() {
     feed.kind("monitoring_restored");
     daemon.reaches(other, "completed");
 }
+
+/// Limits that change with a reload judge the next look.
+#[test]
+fn a_reload_changes_the_limits() {
+    let host = Host::with_one_gpu();
+    let file = host.fixture.path("daemon.toml");
+    std::fs::write(&file, "[gpus]\ninterval_seconds = 0.1\n").unwrap();
+    let mut command = Daemon::command(&host.fixture);
+    command.env("BACKPROPD_NVML", host.stub.library());
+    let daemon = Daemon::start_of(command.arg("--config").arg(&file), &host.fixture);
+    let condition = || knows(&daemon, 1)["gpus"][0]["condition"].clone();
+    until("70 °C is fine", || (condition() == "ok").then_some(()));
+    let limits = "[gpus]\ninterval_seconds = 0.1\nlimits = { temperature_warning = 60 }\n";
+    std::fs::write(&file, limits).unwrap();
+    let done = daemon.json(&["reload"]);
+    assert_eq!(done["changed"]["gpus.limits"]["temperature_warning"], 60.0);
+    assert_eq!(done["restart"], serde_json::json!([]));
+    until("70 °C is not", || (condition() == "warning").then_some(()));
+}
