@@ -24,9 +24,9 @@ pub struct DaemonArgs {
         default_value = "examples/quickstart/run.toml"
     )]
     run: PathBuf,
-    /// Steps of that run
-    #[arg(long, default_value_t = 200)]
-    steps: u64,
+    /// Its training.tokens
+    #[arg(long, default_value_t = 819_200)]
+    tokens: u64,
     /// Pairs of runs to take the median of; 0 leaves training out
     #[arg(long, default_value_t = 5)]
     pairs: usize,
@@ -106,7 +106,7 @@ pub fn daemon(args: &DaemonArgs) -> Result<()> {
         pairs => Some(training::measure(
             folder.path(),
             &args.run,
-            args.steps,
+            args.tokens,
             pairs,
         )?),
     };

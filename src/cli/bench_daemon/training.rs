@@ -15,7 +15,7 @@ const STALLED: usize = 5;
 /// What was measured; seconds are of the whole run.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Figures {
-    steps: u64,
+    tokens: u64,
     handlers: usize,
     stalled: usize,
     /// In the foreground and under the daemon, in turn.
@@ -39,10 +39,10 @@ impl Figures {
     }
 }
 
-pub(super) fn measure(folder: &Path, run: &Path, steps: u64, pairs: usize) -> Result<Figures> {
+pub(super) fn measure(folder: &Path, run: &Path, tokens: u64, pairs: usize) -> Result<Figures> {
     let run = std::path::absolute(run).map_err(|e| Error::read(run, &e))?;
     let daemon = Served::start(folder, &settings(folder))?;
-    let sets = format!("training.steps={steps}");
+    let sets = format!("training.tokens={tokens}");
     // The text is tokenised and the files are in memory before anything is timed.
     foreground(folder, &run, &sets, "warm")?;
     let mut seconds = Vec::new();
@@ -66,7 +66,7 @@ pub(super) fn measure(folder: &Path, run: &Path, steps: u64, pairs: usize) -> Re
     let mut ratios: Vec<f64> = seconds.iter().map(|(f, d)| d / f).collect();
     ratios.sort_by(f64::total_cmp);
     Ok(Figures {
-        steps,
+        tokens,
         handlers: LISTENING + STALLED,
         stalled: STALLED,
         ratio: ratios[ratios.len() / 2],
