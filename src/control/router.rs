@@ -11,7 +11,7 @@
 //!         .api_route("/v1/sweeps/{id}", get_with(one, about("One sweep")))
 //! }
 //!
-//! async fn one(State(daemon): State<Daemon>, Named(path): Named<ById>) -> Answer<SweepView> { … }
+//! async fn one(State(daemon): State<Daemon>, Named(path): Named<ById>) -> Answer<SweepView> { /* … */ }
 //! ```
 //!
 //! `GET /v1/openapi.json` is made of these types, so what a handler takes and answers
