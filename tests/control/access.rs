@@ -1,18 +1,20 @@
 //! Who may look and who may change, by the user at the other end of the socket.
 
+use crate::common::Fixture;
 use crate::common::daemon::Daemon;
-use crate::common::{Fixture, backpropd};
 use rustix::process::geteuid;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::Output;
+use std::process::{Command, Output};
 
 /// A user and a group of whom the daemon and the system know nothing.
 const STRANGER: u32 = 61_234;
 const CLUB: u32 = 61_235;
+/// The program where strangers can run it.
+const BINARY: &str = "backpropd";
 
 fn ctl_as(daemon: &Daemon<'_>, uid: u32, gid: u32, args: &[&str]) -> Output {
-    backpropd()
+    Command::new(daemon.fixture.path(BINARY))
         .args(["ctl", "--socket"])
         .arg(daemon.socket())
         .args(args)
@@ -30,6 +32,11 @@ fn fixture() -> Option<Fixture> {
     let fixture = Fixture::new(1);
     let open = PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(fixture.dir.path(), open).unwrap();
+    // The folder that it was built in may be closed to others, as root's home is.
+    let (built, here) = (env!("CARGO_BIN_EXE_backpropd"), fixture.path(BINARY));
+    if std::fs::hard_link(built, &here).is_err() {
+        std::fs::copy(built, &here).unwrap();
+    }
     Some(fixture)
 }
 
