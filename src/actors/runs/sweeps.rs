@@ -111,26 +111,7 @@ impl Runs {
             return;
         }
         let store = self.store.clone();
-        let advanced = async move {
-            write(&store, |tx| {
-                let mut told = Told::new();
-                for id in tx.live_sweeps()? {
-                    match tx.whole(|| sweep::advance(tx, id)) {
-                        Ok(more) => told.extend(more),
-                        Err(error) if error.code.is_of_the_disk() => return Err(error),
-                        // One that cannot go on must not hold up the others.
-                        Err(error) => {
-                            tracing::error!(sweep = %id, "cannot go on: {error}");
-                            let why = error.to_string();
-                            let ended = tx.whole(|| sweep::order(tx, id, Command::Abort, &why));
-                            told.extend(ended.map(|(_, told)| told).unwrap_or_default());
-                        }
-                    }
-                }
-                Ok(told)
-            })
-            .await
-        };
+        let advanced = async move { write(&store, sweep::advance_all).await };
         ctx.spawn(
             advanced
                 .into_actor(self)

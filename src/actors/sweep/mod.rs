@@ -99,6 +99,36 @@ pub fn advance(tx: &Tx<'_>, id: SweepId) -> Result<Told> {
     Ok(told)
 }
 
+/// Lets every sweep do whatever it can do now. One that cannot go on ends, so that it holds up
+/// no other: as failed where that is a defect of the daemon.
+///
+/// # Errors
+/// Those of the disk.
+pub fn advance_all(tx: &Tx<'_>) -> Result<Told> {
+    let mut told = Told::new();
+    for id in tx.live_sweeps()? {
+        let error = match tx.whole(|| advance(tx, id)) {
+            Ok(more) => {
+                told.extend(more);
+                continue;
+            }
+            Err(error) if error.code.is_of_the_disk() => return Err(error),
+            Err(error) => error,
+        };
+        tracing::error!(sweep = %id, "cannot go on: {error}");
+        let why = error.to_string();
+        let ended = tx.whole(|| match error.code {
+            Code::Internal => fail(tx, id, &why),
+            _ => order(tx, id, Command::Abort, &why).map(|(_, told)| told),
+        });
+        match ended {
+            Ok(more) => told.extend(more),
+            Err(error) => tracing::error!(sweep = %id, "cannot be ended: {error}"),
+        }
+    }
+    Ok(told)
+}
+
 /// Tells a sweep, and says whether that changes anything.
 ///
 /// # Errors
@@ -118,6 +148,17 @@ pub fn order(tx: &Tx<'_>, id: SweepId, command: Command, reason: &str) -> Result
     }
     sweep.save_if_new(tx, &before)?;
     Ok((true, told))
+}
+
+/// Ends a sweep as failed, whatever its runs do.
+fn fail(tx: &Tx<'_>, id: SweepId, why: &str) -> Result<Told> {
+    let mut sweep = Sweep::load(tx, id)?;
+    let (before, seen) = (sweep.session.clone(), sweep.seen());
+    let mut told = Told::new();
+    let acts = sweep.session.fail(why, &seen);
+    sweep.act(tx, acts, &mut told)?;
+    sweep.save_if_new(tx, &before)?;
+    Ok(told)
 }
 
 impl Sweep {
@@ -212,8 +253,11 @@ impl Sweep {
         self.runs.iter().map(see).collect()
     }
 
+    /// Looks at its runs again until there is nothing to do. A session that never came to an
+    /// end would keep the store's thread for good.
     fn advance(&mut self, tx: &Tx<'_>, told: &mut Told) -> Result<()> {
-        loop {
+        let most = self.config.plan.most_rounds();
+        for _ in 0..=most {
             let (plan, seen) = (self.config.plan.clone(), self.seen());
             let acts = self.session.advance(&plan, &seen);
             if acts.is_empty() {
@@ -221,6 +265,9 @@ impl Sweep {
             }
             self.act(tx, acts, told)?;
         }
+        let message = format!("wants still more after {most} rounds, which is all it can need");
+        let error = Error::new(Code::Internal, format_args!("sweep {}", self.id), message);
+        Err(error.hint("this is a defect of backpropd: please report it"))
     }
 
     fn save_if_new(&self, tx: &Tx<'_>, before: &Session) -> Result<()> {

@@ -2,7 +2,7 @@ use super::*;
 use crate::config::sweep::Source;
 use crate::domain::gpu::{GpuHold, GpuName};
 use crate::domain::run_state::Report;
-use crate::store::Store;
+use crate::store::{Progress, Store};
 use tempfile::TempDir;
 
 const RUN: &str = r#"
@@ -52,6 +52,17 @@ fn state(store: &Store, id: SweepId, index: usize) -> RunState {
     Sweep::load(&store.view(), id).unwrap().runs[index - 1].state
 }
 
+fn hold() -> GpuHold {
+    GpuHold {
+        stance: Stance::Paused,
+        gpu: GpuName {
+            index: 0,
+            uuid: None,
+        },
+        reason: "94 °C".into(),
+    }
+}
+
 /// Nothing of a sweep that is refused is left.
 #[test]
 fn a_name_that_is_not_known_refuses_the_sweep_before_any_run() {
@@ -75,15 +86,7 @@ fn a_pause_of_the_sweep_counts_more_than_the_monitors() {
     for said in [Report::Given, Report::Started, Report::Paused] {
         report(&mut store, run, said);
     }
-    let hold = GpuHold {
-        stance: Stance::Paused,
-        gpu: GpuName {
-            index: 0,
-            uuid: None,
-        },
-        reason: "94 °C".into(),
-    };
-    store.write(|tx| tx.set_hold(run, Some(&hold))).unwrap();
+    store.write(|tx| tx.set_hold(run, Some(&hold()))).unwrap();
     let tell = |store: &mut Store, command| {
         store
             .write(|tx| order(tx, id, command, "a test"))
@@ -106,7 +109,7 @@ fn a_pause_of_the_sweep_counts_more_than_the_monitors() {
     report(&mut store, run, Report::Resumed);
     let _ = tell(&mut store, Command::Pause);
     report(&mut store, run, Report::Paused);
-    store.write(|tx| tx.set_hold(run, Some(&hold))).unwrap();
+    store.write(|tx| tx.set_hold(run, Some(&hold()))).unwrap();
     assert!(tell(&mut store, Command::Resume).is_empty());
     assert_eq!(state(&store, id, 1), RunState::Paused);
 }
@@ -132,4 +135,63 @@ fn a_run_carries_the_weights_of_the_last_one_that_succeeded() {
     let first = Some(format!("/state/sweeps/{id}-c/run-1").into());
     assert_eq!(from(&store, 1), None);
     assert_eq!((from(&store, 2), from(&store, 3)), (first.clone(), first));
+}
+
+/// A run that stands at a rung and that nothing lets go on: the session would ask for it for
+/// ever.
+#[test]
+fn a_sweep_that_never_comes_to_an_end_fails_and_holds_up_no_other() {
+    let (_dir, mut store) = store();
+    let text = "[halving]\nmetric = \"ce_recovered\"\nrungs = [10]\n[grid]\nseed = [1, 2]\n";
+    let stuck = begun(&mut store, text).unwrap();
+    let other = begun(&mut store, "parallel = 2\n[grid]\nseed = [1, 2]\n").unwrap();
+    let run = |store: &Store, index: usize| {
+        let sweep = Sweep::load(&store.view(), stuck).unwrap();
+        sweep.runs[index - 1].id
+    };
+    for index in [1, 2] {
+        let run = run(&store, index);
+        for said in [Report::Given, Report::Started] {
+            report(&mut store, run, said);
+        }
+        store
+            .write(|tx| {
+                let progress = Progress {
+                    step: 10,
+                    ..Progress::default()
+                };
+                let _ = tx.progress(run, &progress, 1)?;
+                let _ = tx.apply(run, Report::Stopped, 1)?;
+                tx.set_hold(run, Some(&hold()))
+            })
+            .unwrap();
+        if index == 1 {
+            store.write(|tx| advance(tx, stuck)).unwrap();
+        }
+    }
+    let lone = Sweep::load(&store.view(), other).unwrap().runs[0].id;
+    for said in [Report::Given, Report::Started, Report::Completed] {
+        report(&mut store, lone, said);
+    }
+
+    store.write(advance_all).unwrap();
+    let sweep = Sweep::load(&store.view(), stuck).unwrap();
+    assert_eq!(sweep.phase(), Phase::Failed);
+    let reason = sweep.reason().unwrap();
+    assert!(
+        reason.starts_with(&format!("internal: sweep {stuck}: ")),
+        "{reason}"
+    );
+    let events = store.view().events(0, None, 99).unwrap().events;
+    let ended = |event: &&crate::store::Event| event.kind == "multi_run_failed";
+    assert_eq!(events.iter().filter(ended).count(), 1);
+    assert!(
+        Sweep::load(&store.view(), other).unwrap().is_complete(1),
+        "the other one went on"
+    );
+    store.write(advance_all).unwrap();
+    assert_eq!(
+        store.view().newest_event().unwrap(),
+        events.last().unwrap().id
+    );
 }

@@ -65,6 +65,20 @@ impl Session {
         })
     }
 
+    /// Ends it where it stands, because it cannot go on; nothing where it has ended. Its runs
+    /// are told to end, and it does not wait for them.
+    #[must_use]
+    pub fn fail(&mut self, reason: &str, seen: &[Seen]) -> Vec<Act> {
+        if self.phase.has_ended() {
+            return Vec::new();
+        }
+        let mut acts = self.tell_active(run_state::Command::Abort, seen);
+        self.phase = Phase::Failed;
+        self.reason = Some(reason.to_owned());
+        acts.push(Act::Say(News::Ended(self.phase)));
+        acts
+    }
+
     /// Tells every run that can still move, and remembers which.
     fn tell_active(&mut self, command: run_state::Command, seen: &[Seen]) -> Vec<Act> {
         let mut acts = Vec::new();

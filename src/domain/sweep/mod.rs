@@ -57,6 +57,15 @@ impl Plan {
         }
     }
 
+    /// Rounds of [`Session::advance`] in a row that can have something to do, at most: in each
+    /// a run begins, goes on from a rung or is over, a rung is judged, or the sweep ends.
+    pub fn most_rounds(&self) -> u64 {
+        let rungs = self.halving.as_ref().map_or(0, |h| h.rungs.len() as u64);
+        self.runs
+            .saturating_mul(rungs + 2)
+            .saturating_add(rungs + 1)
+    }
+
     /// The step at which the runs of rung `rung` wait; none past the last rung.
     fn rung_step(&self, rung: usize) -> Option<u64> {
         self.halving.as_ref()?.rungs.get(rung).copied()
