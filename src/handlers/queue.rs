@@ -104,38 +104,35 @@ impl Queue {
                 .is_some_and(|name| name == self.name)
     }
 
-    /// An event happened. Never waits.
-    pub fn push(&self, event: &Arc<Event>) {
-        let takes = self.takes(event);
+    /// Events happened. Never waits.
+    pub fn push(&self, events: &[Arc<Event>]) {
         let mut state = self.state();
-        if !event.is_passing() {
-            if event.id <= state.seen {
-                return;
+        let before = state.waiting.len();
+        for event in events {
+            if !event.is_passing() {
+                if event.id <= state.seen {
+                    continue;
+                }
+                state.seen = event.id;
             }
-            state.seen = event.id;
-        }
-        if !takes {
-            state.pass(event.id);
-            return;
-        }
-        let lossy = event.is_lossy();
-        if state.behind.is_none() && state.waiting.len() >= self.bound && !state.evict() {
-            if !lossy {
-                state.behind = Some(event.id - 1);
-            } else {
-                state.counters.dropped += 1;
-                return;
+            match self.takes(event) {
+                true => state.put(event, self.bound),
+                false => state.pass(event.id),
             }
         }
-        if state.behind.is_some() {
-            match lossy {
-                true => state.counters.dropped += 1,
-                false => state.counters.lagged += 1,
-            }
-            return;
+        // One that has something to do looks again before it waits.
+        let is_news = before == 0 && !state.waiting.is_empty();
+        drop(state);
+        if is_news {
+            self.wake.notify_one();
         }
-        state.lossy += usize::from(lossy);
-        state.waiting.push_back(event.clone());
+    }
+
+    /// What comes after the newest event that was pushed is to be read from the store.
+    pub fn fall_behind(&self) {
+        let mut state = self.state();
+        let seen = state.seen;
+        state.behind.get_or_insert(seen);
         drop(state);
         self.wake.notify_one();
     }
@@ -239,6 +236,28 @@ impl Queue {
 }
 
 impl State {
+    /// An event for the handler.
+    fn put(&mut self, event: &Arc<Event>, bound: usize) {
+        let lossy = event.is_lossy();
+        if self.behind.is_none() && self.waiting.len() >= bound && !self.evict() {
+            if !lossy {
+                self.behind = Some(event.id - 1);
+            } else {
+                self.counters.dropped += 1;
+                return;
+            }
+        }
+        if self.behind.is_some() {
+            match lossy {
+                true => self.counters.dropped += 1,
+                false => self.counters.lagged += 1,
+            }
+            return;
+        }
+        self.lossy += usize::from(lossy);
+        self.waiting.push_back(event.clone());
+    }
+
     /// An idle handler need not look at `id` again after a restart.
     fn pass(&mut self, id: u64) {
         if self.waiting.is_empty() && self.in_hand.is_none() && self.behind.is_none() {

@@ -102,10 +102,23 @@ impl Bus {
 
     /// Lets something happen: many events of one kind, one transaction.
     pub fn say_all(&self, run: Option<RunId>, kind: &str, fields: Vec<Value>) {
-        let kind = kind.to_owned();
+        let said: Vec<_> = fields
+            .into_iter()
+            .map(|fields| (kind.to_owned(), fields))
+            .collect();
+        self.say_of(run, said);
+    }
+
+    /// Lets things happen that are about no run, in one transaction.
+    pub fn say_each(&self, said: Vec<(String, Value)>) {
+        self.say_of(None, said);
+    }
+
+    fn say_of(&self, run: Option<RunId>, said: Vec<(String, Value)>) {
         let said = write(&self.store, move |tx| {
-            let append = |fields: &Value| tx.append(run, &kind, fields, 0).map(|_| ());
-            fields.iter().try_for_each(append)
+            let append =
+                |(kind, fields): &(String, Value)| tx.append(run, kind, fields, 0).map(|_| ());
+            said.iter().try_for_each(append)
         });
         self.runtime.block_on(said).unwrap();
     }
@@ -233,6 +246,8 @@ impl EventHandler for Bad {
                     std::thread::sleep(Duration::from_millis(20));
                 }
             }
+            // Whatever becomes of it meanwhile.
+            "sleep" => std::thread::sleep(Duration::from_secs(60)),
             "loop" => while !free() {},
             "slow" => std::thread::sleep(Duration::from_millis(5)),
             how => unreachable!("{how}"),

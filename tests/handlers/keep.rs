@@ -109,3 +109,20 @@ fn handlers_are_added_replaced_and_removed_while_events_come_and_are_kept() {
     let bus = Bus::start(dir.path(), &[]);
     assert!(bus.views().is_empty());
 }
+
+/// What was durable when the end was asked for is heard before it, though it comes behind much
+/// that is not for the handler.
+#[test]
+fn the_end_waits_for_what_is_on_its_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let specs = [record("a", &["epoch"])];
+    for round in 1..=10 {
+        let bus = Bus::start(dir.path(), &specs);
+        let recorder = bus.recorder.clone();
+        let mut said = vec![("warning".to_owned(), json!({})); 4000];
+        said.push(("epoch".to_owned(), json!({})));
+        bus.say_each(said);
+        bus.stop();
+        assert_eq!(recorder.of("a", "epoch").len(), 1, "round {round}");
+    }
+}

@@ -219,26 +219,28 @@ impl Handler<Drain> for Handlers {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
-        let queues: Vec<_> = self
-            .entries
-            .values()
-            .map(|e| (e.queue.clone(), e.child.clone()))
-            .collect();
-        let drained = async move {
-            let until = Instant::now() + DRAIN;
-            // One that is down does not get far before the end.
-            let busy = || {
-                queues
-                    .iter()
-                    .any(|(queue, child)| is_up(child) && !queue.is_idle())
-            };
-            while busy() && Instant::now() < until {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+        let until = Instant::now() + DRAIN;
+        let caught_up = tokio::time::timeout_at(until.into(), self.caught_up());
+        let drained = caught_up.into_actor(self).then(move |_, this, _| {
+            let entries = this.entries.values();
+            let queues: Vec<_> = entries
+                .map(|e| (e.queue.clone(), e.child.clone()))
+                .collect();
+            async move {
+                // One that is down does not get far before the end.
+                let busy = || {
+                    queues
+                        .iter()
+                        .any(|(queue, child)| is_up(child) && !queue.is_idle())
+                };
+                while busy() && Instant::now() < until {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
             }
-        };
+            .into_actor(this)
+        });
         Box::pin(
             drained
-                .into_actor(self)
                 .then(|(), this, _| this.note().into_actor(this))
                 .then(|(), this, _| this.let_go().into_actor(this)),
         )

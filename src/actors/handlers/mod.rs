@@ -5,6 +5,7 @@
 //! back goes on where it was.
 
 mod command;
+mod hear;
 mod instance;
 mod notice;
 mod start;
@@ -21,19 +22,18 @@ use crate::domain::{Code, Error, Result};
 use crate::handlers::{Host, Kinds, Orders, Queue};
 use crate::protocol::api::Event;
 use crate::protocol::handlers::{HandlerSource, HandlerSpec};
+use crate::store::Gap;
 use crate::supervise::{CallError, ChildRef, Context, ShutDown, Supervisor};
 use actix::prelude::*;
-use futures_util::Stream;
+use futures_util::FutureExt;
+use hear::{Heard, batches};
 use instance::Instance;
 use notice::Roster;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{Notify, oneshot};
 
-/// Events that are taken from the live stream at once.
-const AT_ONCE: usize = 256;
 /// Events that are read from the store at once.
 const PAGE: u32 = 500;
 /// How often it is noted how far the handlers are.
@@ -111,6 +111,9 @@ pub struct Handlers {
     entries: BTreeMap<String, Entry>,
     /// The newest event that the queues have seen.
     last: u64,
+    /// Who waits for [`Heard::All`], and how it is asked for.
+    waiting: Vec<oneshot::Sender<()>>,
+    asked: Arc<Notify>,
     /// Numbers the actors: one that is being stopped keeps its name until it is gone.
     actors: u64,
 }
@@ -145,6 +148,8 @@ impl Handlers {
             roster: Roster::default(),
             entries: BTreeMap::new(),
             last: 0,
+            waiting: Vec::new(),
+            asked: Arc::default(),
             actors: 0,
         }
     }
@@ -154,17 +159,25 @@ impl Handlers {
         tree.ok_or_else(|| Error::new(Code::DaemonUnavailable, "handlers", "are being started"))
     }
 
-    fn push(&mut self, event: &Arc<Event>) {
-        // What is kept nowhere has no number, and comes once.
-        if !event.is_passing() {
-            if event.id <= self.last {
-                return;
-            }
-            self.last = event.id;
-        }
+    fn push(&mut self, mut events: Vec<Arc<Event>>) {
+        events.retain(|event| {
+            // What is kept nowhere has no number, and comes once.
+            let is_news = event.is_passing() || event.id > self.last;
+            self.last = self.last.max(event.id);
+            is_news
+        });
         for entry in self.entries.values() {
-            entry.queue.push(event);
+            entry.queue.push(&events);
         }
+    }
+
+    /// Resolves when the queues have all that went over the live stream until now.
+    fn caught_up(&mut self) -> impl Future<Output = ()> + use<> {
+        let (waiting, all) = oneshot::channel();
+        self.waiting.push(waiting);
+        self.asked.notify_one();
+        // An actor that is lost has nobody to answer.
+        all.map(|_| ())
     }
 
     /// Reads what the live stream had no room for.
@@ -173,9 +186,12 @@ impl Handlers {
         let page = async move { read(&store, move |view| view.events(after, None, PAGE)).await };
         ctx.wait(page.into_actor(self).map(|page, this, ctx| match page {
             Ok(page) => {
-                for event in page.events {
-                    this.push(&Arc::new(event.into()));
+                if let Some(Gap::Pruned { .. }) = page.gap {
+                    // Each is told of it where it reads for itself.
+                    this.entries.values().for_each(|e| e.queue.fall_behind());
                 }
+                let events = page.events.into_iter();
+                this.push(events.map(|event| Arc::new(event.into())).collect());
                 this.last = this.last.max(page.next);
                 if !page.end {
                     this.catch_up(ctx);
@@ -216,7 +232,7 @@ impl Actor for Handlers {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         // Before it is looked what there is already.
-        ctx.add_stream(batches(self.parts.live.subscribe()));
+        ctx.add_stream(batches(self.parts.live.subscribe(), self.asked.clone()));
         self.begin(ctx);
         ctx.run_interval(NOTE, |this, ctx| {
             let noted = this.note();
@@ -225,41 +241,18 @@ impl Actor for Handlers {
     }
 }
 
-/// What the live stream gives.
-enum Heard {
-    Events(Vec<Arc<Event>>),
-    /// Some events were lost.
-    Lagged,
-}
-
-fn batches(live: Receiver<Arc<Event>>) -> impl Stream<Item = Heard> {
-    futures_util::stream::unfold(live, |mut live| async move {
-        let mut events = match live.recv().await {
-            Ok(event) => vec![event],
-            Err(RecvError::Lagged(_)) => return Some((Heard::Lagged, live)),
-            Err(RecvError::Closed) => return None,
-        };
-        while events.len() < AT_ONCE {
-            match live.try_recv() {
-                Ok(event) => events.push(event),
-                // The next call tells.
-                Err(TryRecvError::Lagged(_)) => {
-                    events.clear();
-                    return Some((Heard::Lagged, live));
-                }
-                Err(_) => break,
-            }
-        }
-        Some((Heard::Events(events), live))
-    })
-}
-
 impl StreamHandler<Heard> for Handlers {
     fn handle(&mut self, heard: Heard, ctx: &mut Self::Context) {
         match heard {
-            Heard::Events(events) => events.iter().for_each(|event| self.push(event)),
-            // Those that were taken before the loss are in the store as well.
-            Heard::Lagged => self.catch_up(ctx),
+            Heard::Events(events) => self.push(events),
+            Heard::Lagged(events) => {
+                tracing::warn!(events, "the bus was behind: what is stored is read again");
+                self.catch_up(ctx);
+            }
+            Heard::All => self
+                .waiting
+                .drain(..)
+                .for_each(|waiting| _ = waiting.send(())),
         }
     }
 
