@@ -17,8 +17,9 @@ use tokio::sync::broadcast;
 /// finds them in the store.
 pub type Live = broadcast::Sender<Arc<Event>>;
 
-/// Events that a reader of [`Live`] may be behind: some MiB.
-const BEHIND: usize = 4096;
+/// Events that a reader of [`Live`] may be behind: some MiB, and more than a tenth of a second
+/// of all that the bus can carry, for which a busy host may keep a thread waiting.
+const BEHIND: usize = 16_384;
 
 /// A stream of events that nobody listens to yet.
 pub fn live() -> Live {

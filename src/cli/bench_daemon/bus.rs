@@ -35,6 +35,9 @@ pub(super) struct Figures {
     written: u64,
     /// Lossy ones that the handler had no room for.
     dropped: u64,
+    /// Those that the bus was too late for: a daemon reads them from its store, which has
+    /// nothing here.
+    missed: u64,
     /// From the first event offered to the last one offered.
     offered_seconds: f64,
     /// From the first event offered to the last one written.
@@ -49,8 +52,9 @@ impl Figures {
         let _ = writeln!(
             text,
             "through the bus to a jsonl handler: {rate:.0} events/s offered, {} of {} written, {} \
-             dropped, all done {after:.0} ms after the last (aim {RATE} events/s, all written)",
-            self.written, self.events, self.dropped
+             dropped, {} missed, all done {after:.0} ms after the last (aim {RATE} events/s, all \
+             written)",
+            self.written, self.events, self.dropped, self.missed
         );
         text
     }
@@ -122,10 +126,13 @@ async fn carry(folder: &Path) -> Result<Figures> {
     handlers.send(Drain).await.map_err(down)?;
     let text = std::fs::read(&path).map_err(|e| Error::read(&path, &e))?;
     let _ = tree.shut_down().await;
+    let written = text.iter().filter(|byte| **byte == b'\n').count() as u64;
+    let dropped = view.counters.dropped;
     Ok(Figures {
         events: count,
-        written: text.iter().filter(|byte| **byte == b'\n').count() as u64,
-        dropped: view.counters.dropped,
+        written,
+        dropped,
+        missed: count.saturating_sub(written + dropped),
         offered_seconds,
         seconds,
     })
