@@ -102,7 +102,7 @@ pub struct RunResult {
     pub step: u64,
     /// Steps of the whole run, where it ever began.
     pub steps: Option<u64>,
-    /// Seconds from its first step to its end.
+    /// Seconds from its first step to its end; absent where the clock was set back meanwhile.
     pub seconds: Option<f64>,
     /// What was measured after its last step.
     pub measures: BTreeMap<String, f64>,
@@ -121,8 +121,14 @@ pub struct SweepResult {
     pub steps: u64,
     /// The best run with success.
     pub best: Option<BestRun>,
-    /// Seconds from its submission.
-    pub seconds: f64,
+    /// Seconds from its submission; absent where the clock was set back meanwhile.
+    pub seconds: Option<f64>,
+}
+
+/// Seconds between two times of day in milliseconds, where both are known and in this order.
+pub fn seconds(from: Option<i64>, to: Option<i64>) -> Option<f64> {
+    let millis = to?.checked_sub(from?).filter(|millis| *millis >= 0)?;
+    Some(millis as f64 / 1000.0)
 }
 
 /// The best run of a sweep.
@@ -266,5 +272,14 @@ mod tests {
         let mut missing = complete;
         missing.as_object_mut().unwrap().remove("run_idx");
         assert!(serde_json::from_value::<SweepFact>(missing).is_err());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_says_nothing_of_how_long() {
+        assert_eq!(seconds(Some(1_000), Some(2_500)), Some(1.5));
+        for (from, to) in [(Some(2), Some(1)), (None, Some(1)), (Some(1), None)] {
+            assert_eq!(seconds(from, to), None);
+        }
+        assert_eq!(seconds(Some(i64::MIN), Some(i64::MAX)), None);
     }
 }

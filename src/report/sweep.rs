@@ -2,7 +2,7 @@
 
 use super::charts::{Point, ScatterChart};
 use super::html::{STYLE, duration, escape, thousands};
-use crate::protocol::sweep::{SweepRunView, SweepView};
+use crate::protocol::sweep::{SweepRunView, SweepView, seconds};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
@@ -170,8 +170,7 @@ fn table(out: &mut String, sweep: &SweepView) {
             Some(steps) => format!("{} / {}", thousands(run.step), thousands(steps)),
             None => "–".into(),
         });
-        let seconds = run.started_at.zip(run.ended_at);
-        let seconds = seconds.map(|(from, to)| (to - from) as f64 / 1000.0);
+        let seconds = seconds(run.started_at, run.ended_at);
         cell(&seconds.map_or("–".into(), duration));
         let state = run.state.as_str().replace('_', " ");
         let (class, state) = match &run.error {

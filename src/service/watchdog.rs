@@ -2,7 +2,7 @@
 //! one that hangs.
 
 use crate::supervise::{ChildRef, ChildSnapshot, ChildState, GetChildren, Supervisor};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// For a part without a limit of its own.
 const STALLED: Duration = Duration::from_secs(120);
@@ -55,7 +55,7 @@ pub fn verdict(children: &[ChildSnapshot], core: &[&str]) -> Result<(), String> 
         let away = match child.state {
             ChildState::Running => continue,
             ChildState::Quarantined => true,
-            _ => since(child) >= AWAY,
+            _ => Duration::from_millis(child.stands_ms) >= AWAY,
         };
         if away {
             return Err(format!("{name} is not at work"));
@@ -76,11 +76,4 @@ pub fn verdict(children: &[ChildSnapshot], core: &[&str]) -> Result<(), String> 
             child.stalled_ms / 1000
         )),
     }
-}
-
-/// For how long it has been in its state.
-fn since(child: &ChildSnapshot) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default()
-        .saturating_sub(Duration::from_millis(child.since_unix_ms))
 }

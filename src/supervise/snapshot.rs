@@ -36,6 +36,8 @@ pub struct ChildSnapshot {
     pub state: ChildState,
     /// When it came to stand there: milliseconds of Unix time.
     pub since_unix_ms: u64,
+    /// For how long it has stood there, whatever became of the time of day meanwhile.
+    pub stands_ms: u64,
     /// Which instance is the current or was the last; 0 before the first.
     pub generation: u64,
     /// How often it was started again.

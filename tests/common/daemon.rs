@@ -44,7 +44,8 @@ impl<'a> Daemon<'a> {
         Self::spawn(Self::command(fixture).stderr(log), fixture)
     }
 
-    fn spawn(command: &mut Command, fixture: &'a Fixture) -> Self {
+    /// Started by `command` as it is.
+    pub fn spawn(command: &mut Command, fixture: &'a Fixture) -> Self {
         let child = command.spawn().unwrap();
         let daemon = Self { fixture, child };
         until("the daemon answers", || {

@@ -1,7 +1,10 @@
-//! What a daemon and its workers survive: memory that is not there, and kills of the daemon
-//! itself, with process numbers that come round again.
+//! What a daemon and its workers survive: memory that is not there, kills of the daemon itself,
+//! with process numbers that come round again, and a time of day that jumps.
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod clock;
 
 use common::daemon::{Daemon, kill};
 use common::{Fixture, until};

@@ -105,10 +105,11 @@ fn a_snapshot_keeps_its_form_as_json() {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap();
         assert!(now.as_millis().abs_diff(u128::from(seen.since_unix_ms)) < 60_000);
-        seen.since_unix_ms = 7;
+        assert!(seen.stands_ms < 60_000);
+        (seen.since_unix_ms, seen.stands_ms) = (7, 8);
         let json = serde_json::to_value(&seen).unwrap();
         let expected = serde_json::json!({
-            "name": "probe", "state": "running", "since_unix_ms": 7,
+            "name": "probe", "state": "running", "since_unix_ms": 7, "stands_ms": 8,
             "generation": 2, "restarts": 1,
             "last_cause": {"cause": "failed", "message": "no disk"},
             "first_cause": {"cause": "failed", "message": "no disk"},

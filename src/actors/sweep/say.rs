@@ -3,7 +3,7 @@
 use super::{Sweep, measures};
 use crate::domain::sweep::{News, Phase};
 use crate::domain::{Result, SweepId};
-use crate::protocol::sweep::{RunResult, SweepFact, SweepResult};
+use crate::protocol::sweep::{RunResult, SweepFact, SweepResult, seconds};
 use crate::store::Tx;
 use crate::system::clock::now_millis;
 use serde_json::Value;
@@ -58,7 +58,6 @@ impl Sweep {
 
     fn run_result(&self, index: u64) -> Result<RunResult> {
         let run = self.run_of(index)?;
-        let seconds = run.started_at.zip(run.ended_at);
         Ok(RunResult {
             run_idx: index,
             run_id: run.id,
@@ -66,7 +65,7 @@ impl Sweep {
             state: run.state,
             step: run.progress.step,
             steps: run.progress.steps,
-            seconds: seconds.map(|(from, to)| (to - from) as f64 / 1000.0),
+            seconds: seconds(run.started_at, run.ended_at),
             measures: measures(run),
             error: run.failure.as_ref().map(|failure| failure.code.clone()),
         })
@@ -82,7 +81,7 @@ impl Sweep {
             runs,
             steps: self.runs.iter().map(|run| run.progress.step).sum(),
             best: self.best(),
-            seconds: (now_millis() - self.created_at) as f64 / 1000.0,
+            seconds: seconds(Some(self.created_at), Some(now_millis())),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::render;
 use crate::domain::sweep::Phase;
 use crate::domain::{Code, Result, SweepId};
 use crate::protocol::api::Event;
-use crate::protocol::sweep::{RunResult, SweepFact, SweepView};
+use crate::protocol::sweep::{RunResult, SweepFact, SweepView, seconds};
 use crate::protocol::{Fact, Frame, VERSION};
 use crate::report::screen::{Mode, Screen};
 use std::collections::BTreeSet;
@@ -129,7 +129,6 @@ impl Shown {
     /// The runs whose events are forgotten already.
     fn catch_up(&mut self, sweep: &SweepView) {
         for one in sweep.runs.iter().filter(|run| run.complete) {
-            let seconds = one.run.started_at.zip(one.run.ended_at);
             self.complete(&RunResult {
                 run_idx: one.run_idx,
                 run_id: one.run.id,
@@ -137,7 +136,7 @@ impl Shown {
                 state: one.run.state,
                 step: one.run.step,
                 steps: one.run.steps,
-                seconds: seconds.map(|(from, to)| (to - from) as f64 / 1000.0),
+                seconds: seconds(one.run.started_at, one.run.ended_at),
                 measures: one.measures.clone(),
                 error: one.run.error.as_ref().map(|error| error.code.clone()),
             });

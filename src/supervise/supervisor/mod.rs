@@ -288,6 +288,7 @@ impl Supervisor {
             name: member.name.to_string(),
             state,
             since_unix_ms: since.duration_since(UNIX_EPOCH).map_or(0, millis),
+            stands_ms: millis(ago),
             generation: member.generation,
             restarts: member.restarts(),
             last_cause: member.last.clone(),
