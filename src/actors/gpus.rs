@@ -15,7 +15,7 @@ use crate::protocol::gpus::{GpuView, GpusView, Watching};
 use crate::supervise::{ChildRef, Context};
 use crate::system::clock::now_millis;
 use actix::prelude::*;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 /// Notices on their way from the monitor's thread. It keeps what finds no room, in order,
 /// and of statuses the newest.
 const NOTICES: usize = 64;
-/// How long an event may wait for the disk before what protects the GPUs goes on without it.
+/// How long an event may wait for the disk before it is given up.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The actor.
@@ -194,7 +194,9 @@ impl Gpus {
         }
     }
 
-    /// Tells what passes, and stores the rest, which is told by that.
+    /// Tells what passes, and stores the rest, which is told by that. When this returns the
+    /// store was asked, so that what is asked of it later stands behind; what it returns ends
+    /// with the answer.
     fn publish(&self, notices: Vec<Notice>) -> impl Future<Output = ()> + 'static {
         let now = now_millis();
         let (passing, lasting): (Vec<_>, Vec<_>) =
@@ -204,7 +206,7 @@ impl Gpus {
             let _ = self.live.send(Arc::new(Event::passing(now, kind, fields)));
         }
         let store = self.store.clone();
-        async move {
+        let mut published = Box::pin(async move {
             if lasting.is_empty() {
                 return;
             }
@@ -218,6 +220,12 @@ impl Gpus {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!("what happens to GPUs is not stored: {error}"),
                 Err(_) => tracing::error!("what happens to GPUs waits for the disk"),
+            }
+        });
+        let done = (&mut published).now_or_never().is_some();
+        async move {
+            if !done {
+                published.await;
             }
         }
     }
@@ -265,20 +273,18 @@ impl StreamHandler<Vec<Notice>> for Gpus {
             .iter()
             .map(|notice| (notice.fact.status().cloned(), notice.more))
             .collect();
-        let published = self
-            .publish(notices.into_iter().filter(lasting).collect())
-            .into_actor(self);
-        // Told first and acted upon then, so that the reason stands before the effect.
-        ctx.wait(published.map(|(), this, ctx| {
-            for (status, more) in seen {
-                this.half_told
-                    .extend(status.map(|status| (status.reading.index, status)));
-                if !more {
-                    this.told.append(&mut this.half_told);
-                }
+        // Told first and acted upon then, so that the reason stands before the effect. The
+        // effect does not wait for the disk.
+        let published = self.publish(notices.into_iter().filter(lasting).collect());
+        ctx.spawn(published.into_actor(self));
+        for (status, more) in seen {
+            self.half_told
+                .extend(status.map(|status| (status.reading.index, status)));
+            if !more {
+                self.told.append(&mut self.half_told);
             }
-            this.tell_runs(ctx);
-        }));
+        }
+        self.tell_runs(ctx);
     }
 
     fn finished(&mut self, ctx: &mut Self::Context) {

@@ -9,10 +9,13 @@ use crate::domain::{Code, Error, Process};
 use crate::protocol::Command;
 use crate::protocol::wire::{Begin, MAX_LINE, Up};
 use crate::system::process;
-use futures_util::StreamExt;
+use futures_util::future::OptionFuture;
+use futures_util::{FutureExt, StreamExt};
 use serde::de::DeserializeOwned;
+use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +32,9 @@ const COMMANDS: usize = 64;
 const LAST_WORDS: usize = 2048;
 /// How often heartbeats and deadlines are looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// Facts of a worker that was told to end which wait for whoever listens: all that it may
+/// have kept for a listener (`worker::link`), and its last ones.
+const LAST_LINES: usize = 1 << 17;
 /// How long the last lines of a process that has exited are waited for.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -116,7 +122,9 @@ impl Worker {
     }
 
     /// Starts the process and tells what is heard of it, until it is gone. The next line of
-    /// the worker is not taken before the last one was told: its pipe holds it back.
+    /// the worker is not taken before the last one was told: its pipe holds it back. What it
+    /// is told never waits for that, and one that was told to end is heard out: nobody who
+    /// does not listen keeps its process.
     pub async fn live<F, T>(mut self, mut tell: impl FnMut(Heard<F>) -> T)
     where
         F: Says,
@@ -131,30 +139,46 @@ impl Worker {
             }
         };
         let mut watch = Watch::new(self.limits);
-        if let Some(process) = running.process.clone() {
-            tell(Heard::Spawned(process)).await;
-        }
+        let spawned = running.process.clone().map(Heard::Spawned);
+        let mut waiting: VecDeque<Heard<F>> = spawned.into_iter().collect();
+        let mut telling = pin!(None::<T>);
         let mut look = tokio::time::interval(LOOK);
         let (mut drained, mut gone) = (false, None::<Instant>);
-        while !gone.is_some_and(|at| drained || at.elapsed() >= DRAIN) {
+        loop {
+            if telling.is_none() {
+                match waiting.pop_front() {
+                    Some(heard) => telling.set(Some(tell(heard))),
+                    None if gone.is_some_and(|at| drained || at.elapsed() >= DRAIN) => break,
+                    None => {}
+                }
+            }
+            let told = telling.as_mut().as_pin_mut();
+            let held_back = told.is_some();
+            let listens = !held_back || (watch.ends() && waiting.len() < LAST_LINES);
             tokio::select! {
-                line = running.lines.next(), if !drained => match line.map(understand::<F>) {
-                    None => drained = true,
-                    Some(Ok(Up::Frame(frame))) => {
-                        watch.hear(frame.meaning());
-                        tell(Heard::Frame(frame)).await;
-                        // It was held back, which is no standing still.
-                        watch.rested();
+                () = OptionFuture::from(told).map(drop), if held_back => {
+                    telling.set(None);
+                    // It was held back, which is no standing still.
+                    watch.rested();
+                    gone = gone.map(|_| Instant::now());
+                }
+                line = running.lines.next(), if listens && !drained => {
+                    match line.map(understand::<F>) {
+                        None => drained = true,
+                        Some(Ok(Up::Frame(frame))) => {
+                            watch.hear(frame.meaning());
+                            waiting.push_back(Heard::Frame(frame));
+                        }
+                        Some(Ok(Up::Heartbeat { heartbeat })) => watch.beat(heartbeat),
+                        Some(Err(e)) => {
+                            tracing::error!(
+                                who = %self.who,
+                                "the worker was not understood and is killed: {e}"
+                            );
+                            running.kill();
+                        }
                     }
-                    Some(Ok(Up::Heartbeat { heartbeat })) => watch.beat(heartbeat),
-                    Some(Err(e)) => {
-                        tracing::error!(
-                            who = %self.who,
-                            "the worker was not understood and is killed: {e}"
-                        );
-                        running.kill();
-                    }
-                },
+                }
                 exit = running.child.wait(), if gone.is_none() => {
                     gone = Some(Instant::now());
                     watch.exited(exit, &self.who);
@@ -165,8 +189,11 @@ impl Worker {
                         tracing::warn!(who = %self.who, "the worker does not take commands");
                     }
                 }
-                _ = look.tick(), if gone.is_none() => {
-                    if watch.is_over() {
+                _ = look.tick() => {
+                    if !listens {
+                        watch.rested();
+                    }
+                    if gone.is_none() && watch.is_over() {
                         running.kill();
                     }
                 }
@@ -299,6 +326,11 @@ impl Watch {
             self.deadline
                 .get_or_insert_with(|| Instant::now() + self.limits.stop);
         }
+    }
+
+    /// Whether it was told to end.
+    fn ends(&self) -> bool {
+        self.deadline.is_some()
     }
 
     /// Whether it is to be killed: it did not end in time, or stands still.

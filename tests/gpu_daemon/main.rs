@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod full_disk;
 mod heat;
 mod host;
 mod leases;

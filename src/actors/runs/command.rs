@@ -1,8 +1,9 @@
 //! What runs are told by people and policies.
 
 use super::Runs;
-use super::gpus::{emergency, overrule};
 use super::hear::own;
+use super::heat::{emergency, overrule};
+use super::owed::Debt;
 use crate::actors::assets::refer;
 use crate::actors::store::write;
 use crate::config::RunConfig;
@@ -11,8 +12,13 @@ use crate::domain::{Code, Error, Result, RunId};
 use crate::protocol;
 use crate::protocol::api::Submit;
 use crate::store::{NewRun, Run};
+use crate::supervise::Context;
 use crate::system::clock::now_millis;
 use actix::prelude::*;
+
+/// For whoever ended a run that is not noted to end.
+const FOREWARNED: &str = "the run's worker was told and ends all the same; the daemon notes that \
+                          once its disk can be written";
 
 /// Queue a run. Answered with it when that is durable, and whether it is new.
 #[derive(Message)]
@@ -88,7 +94,8 @@ fn resolve(submit: Submit) -> Result<(NewRun, RunConfig)> {
     Ok((new, config))
 }
 
-/// Tell a run. Answered when it is durable that it was told.
+/// Tell a run. Answered when it is durable that it was told. The worker of one that is to end
+/// hears it at once, whatever becomes of the store.
 #[derive(Message)]
 #[rtype(result = "Result<Told>")]
 pub struct Order {
@@ -112,7 +119,17 @@ impl Handler<Order> for Runs {
     fn handle(&mut self, order: Order, _: &mut Self::Context) -> Self::Result {
         let store = self.store.clone();
         let Order { run, command } = order;
+        let (ending, forewarned) = (self.owed.ended(run), self.forewarn(run, command));
         let told = async move {
+            if ending && !command.ends() {
+                let message = "was told to end, which is not stored yet";
+                return Err(Error::new(
+                    Code::DaemonUnavailable,
+                    format_args!("run {run}"),
+                    message,
+                )
+                .hint("try again when the daemon's disk can be written"));
+            }
             let told = write(&store, move |tx| {
                 let before = tx.run(run)?;
                 let answer = tx.apply(run, command, now_millis())?;
@@ -129,22 +146,60 @@ impl Handler<Order> for Runs {
                 Answer::NotPossible(refusal) => Err(refusal.error(format_args!("run {}", run.id))),
             }
         };
-        Box::pin(told.into_actor(self).map(move |told, this, ctx| {
-            if let Ok(told) = &told {
-                if let Some(command) = of_worker(&told.run) {
-                    this.tell(run, command);
-                }
-                if told.run.state == RunState::Queued {
-                    // Somebody wants it now.
-                    this.not_before.remove(&run);
-                    this.lost.remove(&run);
-                }
-                this.advance_sweeps(ctx);
-                this.schedule(ctx);
-            }
-            told
-        }))
+        Box::pin(
+            told.into_actor(self)
+                .map(move |told, this, ctx| match told {
+                    Ok(told) => {
+                        this.was_told(&told, ctx);
+                        Ok(told)
+                    }
+                    Err(error) if forewarned && is_of_the_store(&error) => {
+                        this.owed.note(Debt::Word(run, command));
+                        this.try_again_soon();
+                        let hint = format!("{}; {FOREWARNED}", error.hint);
+                        Err(error.hint(hint.trim_start_matches("; ")))
+                    }
+                    Err(error) => Err(error),
+                }),
+        )
     }
+}
+
+impl Runs {
+    /// Tells the worker of a run that is to end, where that is possible as far as is known
+    /// here. Returns whether it was told.
+    fn forewarn(&mut self, run: RunId, command: Command) -> bool {
+        let Some(worker) = self.workers.get_mut(&run).filter(|_| command.ends()) else {
+            return false;
+        };
+        if let Answer::NotPossible(_) = worker.run.state.on(command) {
+            return false;
+        }
+        worker.foresee(command);
+        let command = of_worker(&worker.run);
+        command.into_iter().for_each(|command| worker.tell(command));
+        command.is_some()
+    }
+
+    fn was_told(&mut self, told: &Told, ctx: &mut Context<Self>) {
+        let run = told.run.id;
+        if let Some(command) = of_worker(&told.run) {
+            self.tell(run, command);
+        }
+        self.learn(told.run.clone());
+        if told.run.state == RunState::Queued {
+            // Somebody wants it now.
+            self.not_before.remove(&run);
+            self.lost.remove(&run);
+        }
+        self.advance_sweeps(ctx);
+        self.schedule(ctx);
+    }
+}
+
+/// Whether the store is the reason, and not the run.
+fn is_of_the_store(error: &Error) -> bool {
+    !matches!(error.code, Code::NotPossible | Code::NotFound)
 }
 
 /// What a worker is told for a command that it has not answered.

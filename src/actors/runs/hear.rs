@@ -2,9 +2,9 @@
 
 use super::Runs;
 use super::command::of_worker;
-use super::gpus::emergency;
+use super::heat::emergency;
 use crate::actors::store::{read, write};
-use crate::actors::trainer::{FromTrainer, Heard};
+use crate::actors::trainer::{self, FromTrainer};
 use crate::domain::run_state::{Report, RunState};
 use crate::domain::worker_end::{WorkerEnd, process_error};
 use crate::domain::{Error, Result, RunId};
@@ -16,9 +16,10 @@ use actix::prelude::*;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 
-/// Between two attempts to write what could not be written.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Facts that are stored in one transaction.
+const AT_ONCE: usize = 256;
 /// Before the first restart of a lost worker; doubled for each further one.
 const BACK_OFF: Duration = Duration::from_secs(1);
 /// The longest wait before a restart.
@@ -31,23 +32,50 @@ struct Item {
     again: Option<Duration>,
 }
 
-impl StreamHandler<Vec<FromTrainer>> for Runs {
-    fn handle(&mut self, heard: Vec<FromTrainer>, ctx: &mut Self::Context) {
-        let items = heard
-            .into_iter()
-            .map(|heard| Item {
-                again: match &heard.heard {
-                    Heard::Ended(WorkerEnd::Lost(_)) => self.another(heard.run),
-                    _ => None,
-                },
-                heard,
-            })
-            .collect();
-        self.keep(Arc::new(items), ctx);
+/// What workers say, on its way into the store. Until it is there they are held back, and
+/// nothing further is taken; what they are told does not wait for that.
+pub(super) struct Heard {
+    from: Option<mpsc::Receiver<FromTrainer>>,
+    /// Taken and not stored.
+    items: Option<Arc<Vec<Item>>>,
+    storing: bool,
+}
+
+impl From<mpsc::Receiver<FromTrainer>> for Heard {
+    fn from(from: mpsc::Receiver<FromTrainer>) -> Self {
+        Self {
+            from: Some(from),
+            items: None,
+            storing: false,
+        }
     }
 }
 
 impl Runs {
+    /// Takes what workers say next.
+    pub(super) fn listen(&mut self, ctx: &mut Context<Self>) {
+        let Some(mut from) = self.heard.from.take() else {
+            return;
+        };
+        let heard = async move {
+            let mut heard = Vec::new();
+            from.recv_many(&mut heard, AT_ONCE).await;
+            (from, heard)
+        };
+        ctx.spawn(heard.into_actor(self).map(|(from, heard), this, ctx| {
+            this.heard.from = Some(from);
+            let items = heard.into_iter().map(|heard| Item {
+                again: match &heard.heard {
+                    trainer::Heard::Ended(WorkerEnd::Lost(_)) => this.another(heard.run),
+                    _ => None,
+                },
+                heard,
+            });
+            this.heard.items = Some(Arc::new(items.collect()));
+            this.keep(ctx);
+        }));
+    }
+
     /// Whether a run that lost its worker gets another one, and after how long.
     fn another(&mut self, run: RunId) -> Option<Duration> {
         let workers = &self.config.workers;
@@ -63,42 +91,52 @@ impl Runs {
         (count <= workers.restarts).then_some(wait)
     }
 
-    /// Stores `items`, again and again until the disk takes them: until then the workers
-    /// are held back, and no further item is taken.
-    fn keep(&mut self, items: Arc<Vec<Item>>, ctx: &mut Context<Self>) {
+    /// Stores what was taken, after what is owed: what a worker was told stands before what it
+    /// says then.
+    pub(super) fn keep(&mut self, ctx: &mut Context<Self>) {
+        let Some(items) = self.heard.items.clone().filter(|_| !self.heard.storing) else {
+            return;
+        };
+        if !self.owed.is_empty() {
+            // It comes back here.
+            return self.heed(ctx);
+        }
+        self.heard.storing = true;
         let (store, kept) = (self.store.clone(), items.clone());
         let leaving = self.leaving.is_some();
-        let pulse = ctx.pulse();
         let written = async move {
-            loop {
-                // To try again is all that can be done: it is no standing still.
-                pulse.tick();
-                let items = kept.clone();
-                let done = write(&store, move |tx| {
-                    items
-                        .iter()
-                        .try_for_each(|item| store_item(tx, item, leaving))
-                });
-                match done.await {
-                    Ok(()) => return,
-                    Err(error) => tracing::error!("what workers say cannot be stored yet: {error}"),
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
+            write(&store, move |tx| {
+                kept.iter()
+                    .try_for_each(|item| store_item(tx, item, leaving))
+            })
+            .await
         };
-        ctx.wait(written.into_actor(self).map(move |(), this, ctx| {
-            for item in items.iter() {
-                if let Heard::Spawned(process) = &item.heard.heard {
-                    if let Some(worker) = this.workers.get_mut(&item.heard.run) {
-                        worker.process = Some(process.clone());
-                    }
-                    this.remind(item.heard.run, ctx);
-                }
-                if let Heard::Ended(end) = &item.heard.heard {
-                    this.ended(item.heard.run, item.heard.life, end, item.again, ctx);
-                }
+        ctx.spawn(written.into_actor(self).map(move |written, this, ctx| {
+            this.heard.storing = false;
+            if let Err(error) = written {
+                tracing::error!("what workers say cannot be stored yet: {error}");
+                return this.try_again_soon();
             }
+            this.heard.items = None;
+            for item in items.iter() {
+                this.follow(&item.heard, item.again, ctx);
+            }
+            this.listen(ctx);
         }));
+    }
+
+    /// What follows from something that is stored.
+    fn follow(&mut self, heard: &FromTrainer, again: Option<Duration>, ctx: &mut Context<Self>) {
+        match &heard.heard {
+            trainer::Heard::Spawned(process) => {
+                if let Some(worker) = self.workers.get_mut(&heard.run) {
+                    worker.process = Some(process.clone());
+                }
+                self.remind(heard.run, ctx);
+            }
+            trainer::Heard::Frame(_) => {}
+            trainer::Heard::Ended(end) => self.ended(heard.run, heard.life, end, again, ctx),
+        }
     }
 
     /// Tells a worker that is there now what its run was told before.
@@ -106,9 +144,11 @@ impl Runs {
         let store = self.store.clone();
         let found = async move { read(&store, move |view| view.run(run)).await };
         ctx.spawn(found.into_actor(self).map(move |found, this, _| {
-            if let Some(command) = found.ok().as_ref().and_then(of_worker) {
+            let Ok(found) = found else { return };
+            if let Some(command) = of_worker(&found) {
                 this.tell(run, command);
             }
+            this.learn(found);
         }));
     }
 
@@ -148,8 +188,8 @@ impl Runs {
 fn store_item(tx: &Tx<'_>, item: &Item, leaving: bool) -> Result<()> {
     let (run, life, now) = (item.heard.run, item.heard.life, now_millis());
     match &item.heard.heard {
-        Heard::Spawned(process) => tx.set_worker(run, life, process).map(|_| ()),
-        Heard::Frame(frame) => {
+        trainer::Heard::Spawned(process) => tx.set_worker(run, life, process).map(|_| ()),
+        trainer::Heard::Frame(frame) => {
             if let Fact::RunFailed { code, .. } = &frame.fact
                 && process_error(code).is_some()
             {
@@ -194,7 +234,7 @@ fn store_item(tx: &Tx<'_>, item: &Item, leaving: bool) -> Result<()> {
                 }
             }
         }
-        Heard::Ended(end) => store_end(tx, run, end, item.again, leaving),
+        trainer::Heard::Ended(end) => store_end(tx, run, end, item.again, leaving),
     }
 }
 
@@ -271,6 +311,7 @@ pub(super) fn own(tx: &Tx<'_>, run: RunId, kind: &str, message: &str) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::trainer::Heard;
     use crate::domain::Code;
     use crate::domain::worker_end::{Remains, Said};
     use crate::store::{NewRun, Store};

@@ -98,7 +98,7 @@ impl Runs {
             })
             .await
         };
-        ctx.wait(
+        ctx.spawn(
             noted
                 .into_actor(self)
                 .map(move |noted, this, ctx| match noted {

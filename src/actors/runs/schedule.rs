@@ -9,7 +9,7 @@ use crate::domain::run_state::{Answer, Report};
 use crate::domain::{Result, RunId};
 use crate::protocol::VERSION;
 use crate::protocol::wire::Start;
-use crate::store::Tx;
+use crate::store::{Run, Tx};
 use crate::supervise::Context;
 use crate::system::clock::now_millis;
 use actix::prelude::*;
@@ -21,11 +21,9 @@ const QUEUE: u32 = 1000;
 
 /// A run that was given to a worker.
 struct Given {
-    run: RunId,
-    life: u64,
+    run: Run,
     toml: String,
     lease: Option<Lease>,
-    max_temperature: Option<f64>,
 }
 
 impl Runs {
@@ -73,7 +71,7 @@ impl Runs {
             hang: workers.hang(),
             stop: workers.stop(),
         };
-        let (run, life) = (given.run, given.life);
+        let (run, life) = (given.run.id, given.run.life);
         tracing::info!(%run, life, "starting a worker");
         let device = given.lease.as_ref().map(|lease| lease.device.clone());
         let trainer = Trainer::new(run, life, start, device, limits, self.to_me.clone()).start();
@@ -84,7 +82,7 @@ impl Runs {
                 life,
                 process: None,
                 lease: given.lease,
-                max_temperature: given.max_temperature,
+                run: given.run,
                 gone: 0,
             },
         );
@@ -104,10 +102,8 @@ fn give(tx: &Tx<'_>, places: Vec<Option<Lease>>, waiting: &BTreeSet<RunId>) -> R
                 tx.set_lease(run.id, lease)?;
             }
             given.push(Given {
-                run: run.id,
-                life: run.life + 1,
+                run: tx.run(run.id)?,
                 toml: tx.run_config(run.id)?.toml,
-                max_temperature: run.max_temperature,
                 lease,
             });
         }
