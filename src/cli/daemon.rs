@@ -158,6 +158,7 @@ async fn serve(start: Start, store: Store) -> Result<()> {
             orders: handlers::orders(runs.clone()),
             metrics: metrics.clone(),
             ending: Ending::default(),
+            program: crate::cli::THIS_PROGRAM.into(),
         },
         configured,
         over_control,

@@ -5,6 +5,7 @@ mod bench_daemon;
 mod bench_lm;
 mod bench_step;
 mod capture;
+mod confined;
 mod daemon;
 mod shell;
 mod signals;
@@ -42,6 +43,8 @@ enum Command {
     Man(shell::ManArgs),
     #[command(hide = true)]
     Worker,
+    #[command(hide = true)]
+    Confined(confined::ConfinedArgs),
 }
 
 /// Measure this machine on the work of a run
@@ -51,6 +54,9 @@ enum Bench {
     Lm(bench_lm::LmArgs),
     Step(bench_step::StepArgs),
 }
+
+/// The program that runs, even where its file was replaced meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -69,6 +75,7 @@ pub fn main_with(kinds: Kinds) -> ExitCode {
         }
         Command::Man(args) => shell::man(&args, Cli::command()).map(|()| ExitCode::SUCCESS),
         Command::Worker => worker::worker(),
+        Command::Confined(args) => Ok(confined::confined(args)),
         Command::Bench(Bench::Daemon(args)) => {
             bench_daemon::daemon(&args).map(|()| ExitCode::SUCCESS)
         }

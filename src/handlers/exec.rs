@@ -2,7 +2,8 @@
 //! input.
 //!
 //! It gets an environment of its own and a process group of its own, of which nothing is
-//! left when it has ended or its deadline has come.
+//! left when it has ended, its deadline has come, or its handler is removed. This program
+//! itself starts it, as `backpropd confined`, which sets limits first.
 
 use super::{Ending, EventHandler, Settings};
 use crate::domain::{Code, Error, Result};
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 const LAST_WORDS: usize = 1024;
 /// Reads after the end of a program: as much as a pipe holds, whoever still writes to it.
 const PIPE: u32 = 16;
-/// How often it is looked whether the daemon ends.
+/// How often it is looked whether the handler ends.
 const LOOK: Duration = Duration::from_millis(250);
 /// Where programs find others.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -38,11 +39,47 @@ struct Keys {
     /// Variables beside those that every program gets.
     #[serde(default)]
     env: BTreeMap<String, String>,
+    /// Seconds of processor time of each process; 0 for no limit, as in all of these. By
+    /// default a minute, or the deadline where that is longer.
+    cpu_seconds: Option<u64>,
+    /// MiB of address space of each process.
+    #[serde(default = "memory")]
+    memory_mib: u64,
+    /// Files that each process may have open.
+    #[serde(default = "open_files")]
+    open_files: u64,
+    /// MiB of each file that is written.
+    #[serde(default = "file")]
+    file_mib: u64,
+    /// Whether it may become another user, as `sudo` does.
+    #[serde(default)]
+    new_privileges: bool,
 }
+
+fn memory() -> u64 {
+    4096
+}
+
+fn open_files() -> u64 {
+    1024
+}
+
+fn file() -> u64 {
+    1024
+}
+
+/// Processor time in seconds, at least.
+const CPU: u64 = 60;
+/// No limit is higher: some petabytes, and thousands of years.
+const MOST: u64 = 1 << 40;
+/// Files without which no program starts.
+const FEW: u64 = 16;
 
 /// A program and how it is started.
 #[derive(Clone)]
 pub(super) struct Exec {
+    /// This program, and what it is told of the limits.
+    confined: (PathBuf, Vec<String>),
     program: String,
     arguments: Vec<String>,
     env: BTreeMap<String, String>,
@@ -53,7 +90,7 @@ pub(super) struct Exec {
 
 pub(super) fn prepare(settings: &Settings) -> Result<impl Fn() -> Result<Exec> + use<>> {
     let keys: Keys = settings.decode()?;
-    let mut words = keys.command.into_iter();
+    let mut words = keys.command.iter().cloned();
     let program = words.next().unwrap_or_default();
     if !Path::new(&program).is_absolute() {
         let message = format!("{program:?} is not the whole path of a program");
@@ -64,6 +101,7 @@ pub(super) fn prepare(settings: &Settings) -> Result<impl Fn() -> Result<Exec> +
         return Err(settings.invalid("env", format_args!("{name:?} is no name of a variable")));
     }
     let exec = Exec {
+        confined: (settings.host.program.clone(), limits(settings, &keys)?),
         program,
         arguments: words.collect(),
         env: keys.env,
@@ -72,6 +110,28 @@ pub(super) fn prepare(settings: &Settings) -> Result<impl Fn() -> Result<Exec> +
         ending: settings.host.ending.clone(),
     };
     Ok(move || Ok(exec.clone()))
+}
+
+/// The limits as arguments of `backpropd confined`.
+fn limits(settings: &Settings, keys: &Keys) -> Result<Vec<String>> {
+    let deadline = settings.deadline.as_secs() + 1;
+    let limits = [
+        ("cpu_seconds", keys.cpu_seconds.unwrap_or(CPU.max(deadline))),
+        ("memory_mib", keys.memory_mib),
+        ("open_files", keys.open_files),
+        ("file_mib", keys.file_mib),
+    ];
+    if let Some((name, _)) = limits.iter().find(|(_, value)| *value > MOST) {
+        return Err(settings.invalid(name, format_args!("must be {MOST} at most; 0 for no limit")));
+    }
+    if (1..FEW).contains(&keys.open_files) {
+        let message = format!("must be {FEW} at least; 0 for no limit");
+        return Err(settings.invalid("open_files", message));
+    }
+    let option = |(name, value): (&str, u64)| format!("--{}={value}", name.replace('_', "-"));
+    let mut options: Vec<String> = limits.into_iter().map(option).collect();
+    options.extend(keys.new_privileges.then(|| "--new-privileges".to_owned()));
+    Ok(options)
 }
 
 impl Exec {
@@ -86,7 +146,12 @@ impl Exec {
         input.write_all(b"\n")?;
         input.rewind()?;
         let run = event.run.map(|run| ("BACKPROPD_RUN", run.to_string()));
-        Command::new(&self.program)
+        let (confined, limits) = &self.confined;
+        Command::new(confined)
+            .arg("confined")
+            .args(limits)
+            .arg("--")
+            .arg(&self.program)
             .args(&self.arguments)
             .env_clear()
             .env("PATH", PATH)
@@ -124,6 +189,9 @@ impl EventHandler for Exec {
                     (None, signal) => format!("was killed by signal {}", signal.unwrap_or(0)),
                 };
                 Err(self.failed(format_args!("{how}{words}")))
+            }
+            None if self.ending.is_set() => {
+                Err(self.failed(format_args!("was killed: its handler ends{words}")))
             }
             None => Err(self.failed(format_args!(
                 "did not end within {} s and was killed{words}",
@@ -169,7 +237,7 @@ impl Running {
     }
 
     /// Waits for the end of the program, and then ends its process group; nothing where
-    /// `until`, or the end of the daemon, came first.
+    /// `until`, or the end of the handler, came first.
     fn wait(&mut self, until: Instant, ending: &Ending) -> std::io::Result<Option<ExitStatus>> {
         loop {
             let left = until.saturating_duration_since(Instant::now()).min(LOOK);
@@ -251,132 +319,5 @@ impl Drop for Running {
         if let Ok(None) = self.child.try_wait() {
             self.end();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::RunId;
-    use serde_json::json;
-
-    fn exec(script: &str, deadline: Duration) -> Exec {
-        Exec {
-            program: "/bin/sh".into(),
-            arguments: vec!["-c".into(), script.into()],
-            env: [("EXTRA".to_owned(), "a b".to_owned())].into(),
-            socket: "/run/socket".into(),
-            deadline,
-            ending: Ending::default(),
-        }
-    }
-
-    fn event(text: &str) -> Event {
-        let fields = json!({ "message": text });
-        Event::new(7, Some(RunId(3)), Some(1), 0, "warning", fields)
-    }
-
-    const SOON: Duration = Duration::from_secs(10);
-
-    #[test]
-    fn a_program_gets_the_event_and_an_environment_of_its_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("out");
-        let script = format!("{{ cat; env | sort; pwd; }} > {}", out.display());
-        exec(&script, SOON).handle(&event("x")).unwrap();
-        let text = std::fs::read_to_string(out).unwrap();
-        let (line, env) = text.split_once('\n').unwrap();
-        assert_eq!(serde_json::from_str::<Event>(line).unwrap(), event("x"));
-        let env: Vec<&str> = env.lines().filter(|l| !l.starts_with("_=")).collect();
-        let expected = [
-            "BACKPROPD_EVENT=warning",
-            "BACKPROPD_RUN=3",
-            "BACKPROPD_SOCKET=/run/socket",
-            "EXTRA=a b",
-            "LANG=C.UTF-8",
-            "PATH=/usr/local/bin:/usr/bin:/bin",
-            "PWD=/",
-        ];
-        let others = ["OLDPWD", "SHLVL"];
-        let known = |l: &&&str| !others.iter().any(|name| l.starts_with(name));
-        let env: Vec<&str> = env.iter().filter(known).copied().collect();
-        assert_eq!(env[..expected.len()], expected);
-        assert_eq!(env[expected.len()..], ["/"]);
-    }
-
-    #[test]
-    fn nothing_of_a_program_outlives_its_deadline_or_its_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("pid");
-        for (script, deadline) in [
-            (
-                "sleep 600 & echo $! > F; sleep 600",
-                Duration::from_millis(300),
-            ),
-            (
-                "sleep 600 & echo $! > F; trap '' TERM; while :; do sleep 1; done",
-                Duration::from_millis(300),
-            ),
-            ("sleep 600 & echo $! > F", SOON),
-        ] {
-            let script = script.replace('F', &file.display().to_string());
-            let began = Instant::now();
-            let result = exec(&script, deadline).handle(&event("x"));
-            assert_eq!(result.is_ok(), deadline == SOON, "{result:?}");
-            assert!(began.elapsed() < Duration::from_secs(5));
-            let pid = std::fs::read_to_string(&file).unwrap();
-            let stat = format!("/proc/{}/stat", pid.trim());
-            let dead = || match std::fs::read_to_string(&stat) {
-                Ok(stat) => stat.rsplit_once(") ").unwrap().1.starts_with('Z'),
-                Err(_) => true,
-            };
-            while !dead() {
-                assert!(began.elapsed() < Duration::from_secs(10), "{script}");
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
-
-    #[test]
-    fn a_program_does_not_outlive_the_daemon() {
-        let mut exec = exec("exec sleep 600", Duration::from_secs(600));
-        let ending = exec.ending.clone();
-        let began = Instant::now();
-        let end = std::thread::spawn(move || exec.handle(&event("x")));
-        ending.set();
-        assert!(end.join().unwrap().is_err());
-        assert!(began.elapsed() < Duration::from_secs(5));
-    }
-
-    #[test]
-    fn how_a_program_fails_is_said_on_one_line() {
-        let noisy = "yes '\x1b[31mtoo\tmuch' | head -c 1000000 >&2; echo the end >&2; exit 3";
-        for (script, parts) in [
-            ("exit 0 < /dev/null", &[][..]),
-            (noisy, &["exit status 3", "the end"]),
-            ("kill -9 $$", &["signal 9"]),
-            ("exec sleep 60", &["did not end within 1 s and was killed"]),
-        ] {
-            let result = exec(script, Duration::from_secs(1)).handle(&event(&"x".repeat(1 << 20)));
-            match result {
-                Ok(()) => assert!(parts.is_empty()),
-                Err(error) => {
-                    assert_eq!(error.code, Code::HandlerFailed);
-                    let said = error.to_string();
-                    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
-                    assert!(
-                        !said.contains(['\n', '\x1b']) && said.len() < 3000,
-                        "{said}"
-                    );
-                }
-            }
-        }
-        let mut missing = exec("", SOON);
-        missing.program = "/nowhere".into();
-        let error = missing.handle(&event("x")).unwrap_err();
-        assert!(
-            error.to_string().contains("/nowhere: cannot be started"),
-            "{error}"
-        );
     }
 }

@@ -34,23 +34,38 @@ pub struct Host {
     pub orders: Orders,
     /// What `/metrics` shows.
     pub metrics: Metrics,
-    /// Whether the daemon ends.
+    /// Whether the handler ends, or the daemon.
     pub ending: Ending,
+    /// This program, which starts those of handlers within limits.
+    pub program: PathBuf,
 }
 
-/// Whether the daemon ends: what a handler has started then ends too. Clones share it.
+/// Whether a handler, or the daemon, ends: what the handler has started then ends too. Clones
+/// share it.
 #[derive(Clone, Debug, Default)]
-pub struct Ending(Arc<AtomicBool>);
+pub struct Ending {
+    own: Arc<AtomicBool>,
+    of: Option<Arc<Ending>>,
+}
 
 impl Ending {
-    /// The daemon ends.
-    pub fn set(&self) {
-        self.0.store(true, Relaxed);
+    /// The end of something that ends with this at the latest.
+    #[must_use]
+    pub fn within(&self) -> Self {
+        Self {
+            own: Arc::default(),
+            of: Some(Arc::new(self.clone())),
+        }
     }
 
-    /// Whether it does.
+    /// The end has come.
+    pub fn set(&self) {
+        self.own.store(true, Relaxed);
+    }
+
+    /// Whether it has.
     pub fn is_set(&self) -> bool {
-        self.0.load(Relaxed)
+        self.own.load(Relaxed) || self.of.as_ref().is_some_and(|of| of.is_set())
     }
 }
 

@@ -208,6 +208,7 @@ async fn compose(
             orders: Orders::new(|_, _, _| {}),
             metrics: Metrics::default(),
             ending: Ending::default(),
+            program: env!("CARGO_BIN_EXE_backpropd").into(),
         },
         configured,
         over_control: OverControl::from(&EventsTable::default()),

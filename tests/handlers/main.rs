@@ -6,6 +6,7 @@ mod common;
 
 mod bus;
 mod daemon;
+mod exec;
 mod faults;
 mod keep;
 mod wire;

@@ -322,7 +322,11 @@ impl Handlers {
         Some(async move {
             let name = entry.child.name().to_owned();
             if let Ok(Ok(())) = tree.send(RemoveChild { name }).await {
-                let _ = tokio::time::timeout(GRACE * 2, entry.child.gone()).await;
+                let gone = |patience| tokio::time::timeout(patience, entry.child.gone());
+                if gone(GRACE / 2).await.is_err() {
+                    entry.ending.0.set();
+                    let _ = gone(GRACE * 2).await;
+                }
             }
             entry.queue.close();
             entry.queue.cursor()

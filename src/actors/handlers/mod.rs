@@ -19,7 +19,7 @@ use super::runs::{Order, Runs};
 use super::store::{Live, StoreRef, read, write};
 use crate::config::daemon::EventsTable;
 use crate::domain::{Code, Error, Result};
-use crate::handlers::{Host, Kinds, Orders, Queue};
+use crate::handlers::{Ending, Host, Kinds, Orders, Queue};
 use crate::protocol::api::Event;
 use crate::protocol::handlers::{HandlerSource, HandlerSpec};
 use crate::store::Gap;
@@ -124,8 +124,18 @@ struct Entry {
     source: HandlerSource,
     queue: Arc<Queue>,
     child: ChildRef<Instance>,
+    ending: Ends,
     /// How far it is as the store knows it.
     noted: u64,
+}
+
+/// What a handler has started ends when this goes.
+struct Ends(Ending);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.set();
+    }
 }
 
 /// The supervisor of the handlers. Where this actor is lost, so are they: the next one makes

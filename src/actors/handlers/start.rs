@@ -1,9 +1,9 @@
 //! How handlers begin.
 
-use super::{Entry, Handlers, Instance, Tree};
+use super::{Ends, Entry, Handlers, Instance, Tree};
 use crate::actors::store::{read, write};
 use crate::domain::Result;
-use crate::handlers::Queue;
+use crate::handlers::{Host, Queue};
 use crate::protocol::handlers::{HandlerSource, HandlerSpec};
 use crate::store::{StoredHandler, Tx, View};
 use crate::supervise::{AddChild, Backoff, Child, Context, Supervisor};
@@ -18,7 +18,8 @@ const CHECK: Duration = Duration::from_millis(100);
 /// How long after its deadline a handler is given up: those that keep the deadline
 /// themselves can say more about it.
 const MARGIN: Duration = Duration::from_millis(200);
-/// How long a handler that is removed may take to finish its event.
+/// How long a handler that is removed may take to finish its event: for half of it in peace,
+/// and then what it has started is ended.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// Waits between the restarts of a handler: from the second on.
 const BACKOFF: Backoff = Backoff {
@@ -150,7 +151,12 @@ impl Handlers {
         ctx: &mut Context<Self>,
     ) -> Result<()> {
         let tree = self.tree()?;
-        let make = self.parts.kinds.prepare(&spec, &self.parts.host)?;
+        let ending = self.parts.host.ending.within();
+        let host = Host {
+            ending: ending.clone(),
+            ..self.parts.host.clone()
+        };
+        let make = self.parts.kinds.prepare(&spec, &host)?;
         // The same handler may stand on another line of the file later.
         spec.origin.clear();
         let queue = Queue::new(&spec.name, &spec.events, spec.queue, cursor, self.last);
@@ -175,6 +181,7 @@ impl Handlers {
         let entry = Entry {
             source,
             queue,
+            ending: Ends(ending),
             child: child.handle(),
             noted: 0,
             spec,

@@ -90,6 +90,7 @@ async fn carry(folder: &Path) -> Result<Figures> {
             orders: Orders::new(|_, _, _| {}),
             metrics: Metrics::default(),
             ending: Ending::default(),
+            program: crate::cli::THIS_PROGRAM.into(),
         },
         configured: vec![serde_json::from_value(spec).map_err(internal)?],
         over_control: OverControl::from(&EventsTable::default()),
