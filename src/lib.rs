@@ -3,6 +3,10 @@
 //! The binary is the product; this library exists so that the binary, its tests and its
 //! benchmarks share one code.
 
+// Unit tests include files that tests of the whole include too, and those say `backpropd::`.
+#[cfg(test)]
+extern crate self as backpropd;
+
 pub mod activations;
 pub mod actors;
 pub mod checkpoint;

@@ -4,6 +4,8 @@
 //! model and `ref.safetensors` with `N.ids`, `N.logits` and
 //! `N.blocks.L.hook_resid_pre|post`.
 
+mod cuda_double;
+
 use backpropd::device::Real;
 use backpropd::device::cpu::Cpu;
 use backpropd::device::lm::LmOps;
@@ -112,4 +114,12 @@ fn the_cpu_computes_what_transformers_computes() {
 fn the_reference_backend_computes_what_transformers_computes() {
     // The expected values are of f32 themselves.
     check(&Reference::<f64>::new(), 5e-6);
+}
+
+/// Emulated, where there is a C++ compiler.
+#[test]
+fn the_emulated_cuda_device_computes_what_transformers_computes() {
+    if let Some(gpu) = cuda_double::gpu() {
+        check(&gpu.open(), 2e-5);
+    }
 }

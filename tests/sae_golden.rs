@@ -2,6 +2,8 @@
 //! float64: the files of the folder `BACKPROPD_SAE_GOLDEN`, by default those of
 //! `tests/data/sae-golden`, whatever their widths and settings.
 
+mod cuda_double;
+
 use backpropd::device::Real;
 use backpropd::device::cpu::Cpu;
 use backpropd::device::reference::Reference;
@@ -291,5 +293,17 @@ fn the_f32_reference_agrees_with_autograd() {
 fn the_cpu_agrees_with_autograd() {
     for golden in Golden::all() {
         check(&Cpu::new(2), &golden, 1e-4);
+    }
+}
+
+/// Emulated, where there is a C++ compiler.
+#[test]
+fn the_emulated_cuda_device_agrees_with_autograd() {
+    let Some(gpu) = cuda_double::gpu() else {
+        return;
+    };
+    let device = gpu.open();
+    for golden in Golden::all() {
+        check(&device, &golden, 1e-4);
     }
 }

@@ -14,7 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("protocol", &["domain"]),
     ("system", &["domain"]),
     ("tensorfile", &["domain", "system"]),
-    ("device", &["domain"]),
+    ("device", &["domain", "system"]),
     ("sae", &["device", "domain"]),
     ("lm", &["device", "domain", "tensorfile"]),
     ("data", &["domain", "system"]),

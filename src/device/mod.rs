@@ -4,10 +4,11 @@
 //! own floor inside it; [`crate::sae`] and [`crate::lm`] stay one readable sequence of
 //! calls for every backend.
 //!
-//! Backends: [`cpu`] (f32, what runs use) and [`mod@reference`] (plain loops, f64: the
-//! oracle every other backend is tested against).
+//! Backends: [`cpu`] (f32, what runs use), [`cuda`] (f32, on an NVIDIA GPU) and
+//! [`mod@reference`] (plain loops, f64: the oracle every other backend is tested against).
 
 pub mod cpu;
+pub mod cuda;
 pub mod lm;
 pub mod reference;
 pub mod sae;

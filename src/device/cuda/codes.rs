@@ -1,0 +1,200 @@
+//! Sparse codes on the GPU, by token and by latent.
+
+use super::Cuda;
+use super::launch::{Shape, count};
+use super::memory::Memory;
+use crate::device::sae::HostCodes;
+use crate::domain::Result;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Edges by token.
+pub struct Codes {
+    pub(super) tokens: usize,
+    pub(super) edges: usize,
+    pub(super) d_sae: usize,
+    /// [tokens + 1], or nothing where there are no tokens.
+    pub(super) row_ptr: Memory<u32>,
+    pub(super) latent: Memory<u32>,
+    pub(super) pre: Memory<f32>,
+    /// Made when it is first asked for.
+    by_latent: Mutex<Option<Arc<ByLatent>>>,
+}
+
+/// The same edges by latent, those of a latent by token.
+pub struct ByLatent {
+    /// First place of each latent [d_sae + 1].
+    pub starts: Memory<u32>,
+    /// Number of the edge at each place.
+    pub order: Memory<u32>,
+    /// Token of each edge.
+    pub token: Memory<u32>,
+}
+
+/// Keys of a tile of the radix sort that a block looks at together.
+const TILE: usize = 256;
+/// Tiles, at most.
+const TILES: usize = 1024;
+
+impl Codes {
+    pub(super) fn none(cuda: &Cuda) -> Self {
+        Self {
+            tokens: 0,
+            edges: 0,
+            d_sae: 0,
+            row_ptr: Memory::none(&cuda.gpu),
+            latent: Memory::none(&cuda.gpu),
+            pre: Memory::none(&cuda.gpu),
+            by_latent: Mutex::new(None),
+        }
+    }
+
+    /// Codes without edges.
+    pub(super) fn empty(cuda: &Cuda, tokens: usize, d_sae: usize) -> Result<Self> {
+        Ok(Self {
+            tokens,
+            d_sae,
+            row_ptr: Memory::zeros(&cuda.gpu, tokens + 1)?,
+            ..Self::none(cuda)
+        })
+    }
+
+    /// Room for `edges`.
+    pub(super) fn room(cuda: &Cuda, tokens: usize, d_sae: usize, edges: usize) -> Result<Self> {
+        Ok(Self {
+            tokens,
+            edges,
+            d_sae,
+            row_ptr: Memory::new(&cuda.gpu, tokens + 1)?,
+            latent: Memory::new(&cuda.gpu, edges)?,
+            pre: Memory::new(&cuda.gpu, edges)?,
+            by_latent: Mutex::new(None),
+        })
+    }
+
+    pub(super) fn download(&self) -> Result<HostCodes<f32>> {
+        let row_ptr = match self.tokens {
+            0 => vec![0],
+            _ => self.row_ptr.to_host()?,
+        };
+        Ok(HostCodes {
+            row_ptr,
+            latent: self.latent.to_host()?,
+            pre: self.pre.to_host()?,
+        })
+    }
+
+    pub(super) fn slice(&self, cuda: &Cuda, first: usize, tokens: usize) -> Result<Self> {
+        if tokens == 0 {
+            return Self::empty(cuda, 0, self.d_sae);
+        }
+        let mut ends = [[0]; 2];
+        self.row_ptr.read(first, &mut ends[0])?;
+        self.row_ptr.read(first + tokens, &mut ends[1])?;
+        let [[from], [to]] = ends.map(|[end]| [end as usize]);
+        let mut part = Self::room(cuda, tokens, self.d_sae, to - from)?;
+        cuda.kernels.slice_rows(
+            &cuda.gpu,
+            Shape::threads(tokens + 1),
+            self.row_ptr.input(0, first + tokens + 1),
+            part.row_ptr.output(tokens + 1),
+            count(first),
+            count(tokens),
+        )?;
+        part.latent.copy(0, &self.latent, from, to - from)?;
+        part.pre.copy(0, &self.pre, from, to - from)?;
+        Ok(part)
+    }
+
+    /// The edges by latent, sorted once.
+    pub(super) fn by_latent(&self, cuda: &Cuda) -> Result<Arc<ByLatent>> {
+        let mut kept = self
+            .by_latent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(sorted) = &*kept {
+            return Ok(sorted.clone());
+        }
+        let sorted = Arc::new(self.sort(cuda)?);
+        *kept = Some(sorted.clone());
+        Ok(sorted)
+    }
+
+    fn sort(&self, cuda: &Cuda) -> Result<ByLatent> {
+        let (gpu, n) = (&cuda.gpu, self.edges);
+        let mut token = Memory::new(gpu, n)?;
+        let mut order = Memory::new(gpu, n)?;
+        if n > 0 {
+            cuda.kernels.edge_tokens(
+                gpu,
+                Shape::warps(self.tokens),
+                self.row_ptr.input(0, self.tokens + 1),
+                token.output(n),
+                order.output(n),
+                count(self.tokens),
+            )?;
+        }
+        // One tile more where n is no multiple of what a tile holds.
+        let items = n.div_ceil(TILE * TILES).max(1);
+        let tiles = n.div_ceil(TILE * items);
+        let shape = Shape::blocks(tiles, 256);
+        let mut keys = Memory::new(gpu, n)?;
+        keys.copy(0, &self.latent, 0, n)?;
+        let mut counts = Memory::new(gpu, 256 * tiles)?;
+        let mut places = Memory::new(gpu, 256 * tiles + 1)?;
+        let (mut to_keys, mut to_order) = (Memory::new(gpu, n)?, Memory::new(gpu, n)?);
+        let bits = usize::BITS - self.d_sae.saturating_sub(1).leading_zeros();
+        for shift in (0..bits).step_by(8) {
+            cuda.kernels.radix_count(
+                gpu,
+                shape.shared(256 * 4),
+                keys.input(0, n),
+                counts.output(256 * tiles),
+                count(n),
+                count(items),
+                shift,
+            )?;
+            cuda.scan(&counts, 256 * tiles, &mut places)?;
+            cuda.kernels.radix_scatter(
+                gpu,
+                shape.shared(512 * 4),
+                keys.input(0, n),
+                order.input(0, n),
+                places.input(0, 256 * tiles),
+                to_keys.output(n),
+                to_order.output(n),
+                count(n),
+                count(items),
+                shift,
+            )?;
+            std::mem::swap(&mut keys, &mut to_keys);
+            std::mem::swap(&mut order, &mut to_order);
+        }
+        let mut starts = Memory::new(gpu, self.d_sae + 1)?;
+        cuda.kernels.segment_starts(
+            gpu,
+            Shape::threads(n + 1),
+            keys.input(0, n),
+            starts.output(self.d_sae + 1),
+            count(n),
+            count(self.d_sae),
+        )?;
+        Ok(ByLatent {
+            starts,
+            order,
+            token,
+        })
+    }
+}
+
+impl Cuda {
+    /// out\[i\] = the sum of the first i of `n` numbers; n + 1 of them.
+    pub(super) fn scan(&self, input: &Memory<u32>, n: usize, out: &mut Memory<u32>) -> Result<()> {
+        self.kernels.scan(
+            &self.gpu,
+            Shape::blocks(1, 1024).shared(32 * 4),
+            input.input(0, n),
+            out.output(n + 1),
+            count(n),
+        )
+    }
+}

@@ -1,0 +1,219 @@
+//! A GPU's context, its stream, and memory that goes back by itself.
+
+use super::fault;
+use crate::domain::Result;
+use cudarc::driver::sys::CUdeviceptr;
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// One GPU and the stream on which all work runs in order.
+pub struct Gpu {
+    /// `cuda:0`.
+    pub name: String,
+    /// The device's primary context.
+    pub context: Arc<CudaContext>,
+    /// Work runs in the order in which it was given.
+    pub stream: Arc<CudaStream>,
+}
+
+impl Gpu {
+    /// Makes the context that of the calling thread, which every call of the driver needs.
+    pub fn enter(&self) -> Result<()> {
+        self.check("the context", self.context.bind_to_thread())
+    }
+
+    /// The outcome of a call as this project's.
+    pub fn check<T>(&self, what: &str, outcome: std::result::Result<T, DriverError>) -> Result<T> {
+        outcome.map_err(|e| fault::error(&self.name, what, e))
+    }
+
+    /// Waits for all work that was given.
+    pub fn wait(&self) -> Result<()> {
+        self.check("work on the GPU", self.stream.synchronize())
+    }
+}
+
+/// Numbers in the GPU's memory.
+pub struct Memory<T> {
+    at: CUdeviceptr,
+    len: usize,
+    gpu: Arc<Gpu>,
+    of: PhantomData<T>,
+}
+
+/// What a kernel reads: a pointer into memory that lives as long as `'a`.
+pub struct In<'a, T>(pub(super) CUdeviceptr, PhantomData<&'a T>);
+
+impl<T> Clone for In<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for In<'_, T> {}
+
+/// What a kernel writes.
+pub struct Out<'a, T>(pub(super) CUdeviceptr, PhantomData<&'a mut T>);
+
+impl<'a, T> Out<'a, T> {
+    /// The same memory to read, for kernels that work in place.
+    pub fn as_input(&self) -> In<'a, T> {
+        In(self.0, PhantomData)
+    }
+}
+
+impl<T: bytemuck::Pod> Memory<T> {
+    /// No memory.
+    pub fn none(gpu: &Arc<Gpu>) -> Self {
+        Self {
+            at: 0,
+            len: 0,
+            gpu: gpu.clone(),
+            of: PhantomData,
+        }
+    }
+
+    /// Memory for `len` numbers, with unspecified content.
+    pub fn new(gpu: &Arc<Gpu>, len: usize) -> Result<Self> {
+        let mut memory = Self::none(gpu);
+        if len == 0 {
+            return Ok(memory);
+        }
+        gpu.enter()?;
+        let bytes = len.saturating_mul(size_of::<T>());
+        // SAFETY: the context is current; the memory is owned by what is returned.
+        let taken = unsafe {
+            if gpu.context.has_async_alloc() {
+                result::malloc_async(gpu.stream.cu_stream(), bytes)
+            } else {
+                result::malloc_sync(bytes)
+            }
+        };
+        memory.at = gpu.check(&format!("{bytes} bytes of memory"), taken)?;
+        memory.len = len;
+        Ok(memory)
+    }
+
+    /// `len` zeros.
+    pub fn zeros(gpu: &Arc<Gpu>, len: usize) -> Result<Self> {
+        let mut memory = Self::new(gpu, len)?;
+        memory.clear()?;
+        Ok(memory)
+    }
+
+    /// Memory that holds `host`.
+    pub fn of(gpu: &Arc<Gpu>, host: &[T]) -> Result<Self> {
+        let mut memory = Self::new(gpu, host.len())?;
+        memory.write(0, host)?;
+        Ok(memory)
+    }
+
+    /// How many numbers.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Sets all bits to 0.
+    pub fn clear(&mut self) -> Result<()> {
+        if self.len == 0 {
+            return Ok(());
+        }
+        self.gpu.enter()?;
+        let bytes = self.len * size_of::<T>();
+        // SAFETY: the range is this memory.
+        let done =
+            unsafe { result::memset_d8_async(self.at, 0, bytes, self.gpu.stream.cu_stream()) };
+        self.gpu.check("clearing memory", done)
+    }
+
+    /// The address of element `at`, from which `len` elements lie within this memory.
+    ///
+    /// # Panics
+    /// Where they do not.
+    fn place(&self, at: usize, len: usize) -> CUdeviceptr {
+        assert!(
+            at <= self.len && len <= self.len - at,
+            "{at}+{len} of {} numbers",
+            self.len
+        );
+        self.at + (at * size_of::<T>()) as CUdeviceptr
+    }
+
+    /// Copies `host` to `self[at..]`.
+    pub fn write(&mut self, at: usize, host: &[T]) -> Result<()> {
+        let to = self.place(at, host.len());
+        if host.is_empty() {
+            return Ok(());
+        }
+        self.gpu.enter()?;
+        // SAFETY: the range lies within this memory. `host` is pageable: the driver has it in
+        // buffers of its own when the call returns.
+        let done = unsafe { result::memcpy_htod_async(to, host, self.gpu.stream.cu_stream()) };
+        self.gpu.check("a copy to the GPU", done)
+    }
+
+    /// Copies `self[at..]` to `host`, after all work that was given before.
+    pub fn read(&self, at: usize, host: &mut [T]) -> Result<()> {
+        let from = self.place(at, host.len());
+        if host.is_empty() {
+            return Ok(());
+        }
+        self.gpu.enter()?;
+        // SAFETY: the range lies within this memory, and `host` is there until the wait is over.
+        let done = unsafe { result::memcpy_dtoh_async(host, from, self.gpu.stream.cu_stream()) };
+        self.gpu.check("a copy from the GPU", done)?;
+        self.gpu.wait()
+    }
+
+    /// All numbers, on the host.
+    pub fn to_host(&self) -> Result<Vec<T>> {
+        let mut host = vec![T::zeroed(); self.len];
+        self.read(0, &mut host)?;
+        Ok(host)
+    }
+
+    /// Copies `len` numbers of `from` here.
+    pub fn copy(&mut self, at: usize, from: &Self, from_at: usize, len: usize) -> Result<()> {
+        let (to, from) = (self.place(at, len), from.place(from_at, len));
+        if len == 0 {
+            return Ok(());
+        }
+        self.gpu.enter()?;
+        let bytes = len * size_of::<T>();
+        // SAFETY: both ranges lie within their memory, and the two are different allocations.
+        let done =
+            unsafe { result::memcpy_dtod_async(to, from, bytes, self.gpu.stream.cu_stream()) };
+        self.gpu.check("a copy on the GPU", done)
+    }
+
+    /// `len` numbers from `at`, for a kernel to read.
+    pub fn input(&self, at: usize, len: usize) -> In<'_, T> {
+        In(self.place(at, len), PhantomData)
+    }
+
+    /// The first `len` numbers, for a kernel to write, or to read and write.
+    pub fn output(&mut self, len: usize) -> Out<'_, T> {
+        Out(self.place(0, len), PhantomData)
+    }
+}
+
+impl<T> Drop for Memory<T> {
+    fn drop(&mut self) {
+        if self.at == 0 {
+            return;
+        }
+        // An error stays with the context, and the next call tells it.
+        let _ = self.gpu.context.bind_to_thread();
+        // SAFETY: the memory was taken with the same kind of call, and nobody has it any more;
+        // kernels that use it stand before this in the stream.
+        let _ = unsafe {
+            if self.gpu.context.has_async_alloc() {
+                result::free_async(self.at, self.gpu.stream.cu_stream())
+            } else {
+                let _ = self.gpu.stream.synchronize();
+                result::free_sync(self.at)
+            }
+        };
+    }
+}

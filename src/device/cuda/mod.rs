@@ -1,0 +1,179 @@
+//! The CUDA backend: f32, one NVIDIA GPU, kernels compiled on its host by NVRTC.
+//!
+//! The driver and NVRTC are loaded when a GPU is asked for, so the same program runs where there
+//! is none. All work goes into one stream, in order; what comes back to the host waits for it.
+//!
+//! Invariant: no result depends on how blocks are scheduled. Work is cut by the shapes alone,
+//! and there are no atomics but those of integers whose order cannot show.
+
+mod cache;
+mod codes;
+mod compact;
+pub mod compile;
+mod encode;
+pub mod fault;
+pub mod kernels;
+mod launch;
+mod lm;
+mod memory;
+pub mod probe;
+mod rules;
+mod sae;
+mod sums;
+mod topk;
+
+use super::Device;
+use crate::domain::{Code, Error, Result};
+use compile::Target;
+use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
+use cudarc::driver::{CudaContext, result, sys};
+use kernels::Kernels;
+use memory::{Gpu, Memory};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The CUDA backend.
+pub struct Cuda {
+    gpu: Arc<Gpu>,
+    kernels: Kernels,
+    model: String,
+    target: Target,
+    /// Bytes of pre-activations that are there at a time.
+    stretch: usize,
+}
+
+impl Cuda {
+    /// GPU number `ordinal`, as CUDA_VISIBLE_DEVICES leaves them. `cache` is the folder of
+    /// compiled kernels.
+    ///
+    /// # Errors
+    /// `device-unavailable` where there is no driver, no such GPU or no compiler for it.
+    pub fn open(ordinal: usize, cache: Option<&Path>) -> Result<Self> {
+        let count = probe::count()?;
+        let name = format!("cuda:{ordinal}");
+        if ordinal >= count {
+            let found = match count {
+                0 => "there is no GPU".to_owned(),
+                1 => "there is one GPU, cuda:0".to_owned(),
+                n => format!("there are {n} GPUs, cuda:0 to cuda:{}", n - 1),
+            };
+            return Err(Error::new(Code::DeviceUnavailable, name, found)
+                .hint("`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES hides some of them"));
+        }
+        compile::expect_fit(probe::driver()?)?;
+        let gpu = Arc::new(start(ordinal, name)?);
+        let attribute = |which| gpu.check("its attributes", gpu.context.attribute(which));
+        let (major, minor) = gpu.check("its capability", gpu.context.compute_capability())?;
+        let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        if major < 8 {
+            return Err(Error::new(
+                Code::DeviceUnavailable,
+                &gpu.name,
+                format_args!("has compute capability {major}.{minor}, and 8.0 is the least"),
+            )
+            .hint("use --device cpu"));
+        }
+        let target = Target {
+            arch: compile::arch(major, minor),
+            shared: usize::try_from(shared).unwrap_or(0),
+        };
+        let kernels = Kernels::load(&gpu, &target, cache)?;
+        let model = gpu.check("its name", gpu.context.name())?;
+        Ok(Self {
+            gpu,
+            kernels,
+            model,
+            target,
+            stretch: 32 << 20,
+        })
+    }
+
+    /// … that holds at most `bytes` of pre-activations at a time.
+    #[must_use]
+    pub fn with_stretch(self, bytes: usize) -> Self {
+        Self {
+            stretch: bytes,
+            ..self
+        }
+    }
+}
+
+fn start(ordinal: usize, name: String) -> Result<Gpu> {
+    let failed = |what: &str, e| fault::error(&name, what, e);
+    let context = CudaContext::new(ordinal).map_err(|e| failed("its context", e))?;
+    // SAFETY: all work runs in one stream, in order, so there is nothing to synchronise.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().map_err(|e| failed("its stream", e))?;
+    if context.has_async_alloc() {
+        keep_freed_memory(&context).map_err(|e| failed("its memory pool", e))?;
+    }
+    Ok(Gpu {
+        name,
+        context,
+        stream,
+    })
+}
+
+/// What is freed stays with the pool, so that the next step does not ask the system again.
+fn keep_freed_memory(context: &CudaContext) -> std::result::Result<(), result::DriverError> {
+    let mut all = u64::MAX;
+    // SAFETY: the device is that of the context, and the attribute is a u64.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        sys::cuMemPoolSetAttribute(
+            pool,
+            sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+            (&raw mut all).cast(),
+        )
+        .result()
+    }
+}
+
+impl Device for Cuda {
+    type Real = f32;
+    type Buf = Memory<f32>;
+    type Ints = Memory<u32>;
+
+    fn describe(&self) -> String {
+        format!("{} ({}, {})", self.gpu.name, self.model, self.target.arch)
+    }
+
+    fn zeros(&self, len: usize) -> Result<Memory<f32>> {
+        Memory::zeros(&self.gpu, len)
+    }
+
+    fn len(&self, buf: &Memory<f32>) -> usize {
+        buf.len()
+    }
+
+    fn write(&self, buf: &mut Memory<f32>, at: usize, host: &[f32]) -> Result<()> {
+        buf.write(at, host)
+    }
+
+    fn read(&self, buf: &Memory<f32>, at: usize, host: &mut [f32]) -> Result<()> {
+        buf.read(at, host)
+    }
+
+    fn copy(
+        &self,
+        from: &Memory<f32>,
+        from_at: usize,
+        to: &mut Memory<f32>,
+        to_at: usize,
+        len: usize,
+    ) -> Result<()> {
+        to.copy(to_at, from, from_at, len)
+    }
+
+    fn zero_ints(&self, len: usize) -> Result<Memory<u32>> {
+        Memory::zeros(&self.gpu, len)
+    }
+
+    fn write_ints(&self, buf: &mut Memory<u32>, at: usize, host: &[u32]) -> Result<()> {
+        buf.write(at, host)
+    }
+
+    fn read_ints(&self, buf: &Memory<u32>, at: usize, host: &mut [u32]) -> Result<()> {
+        buf.read(at, host)
+    }
+}

@@ -1,0 +1,74 @@
+//! Sums whose order depends on shapes alone: partial sums of stretches, then the sum of those.
+
+use super::Cuda;
+use super::launch::{Shape, count};
+use super::memory::{In, Memory};
+use crate::domain::Result;
+
+/// Shared memory of a block that sums in f64.
+pub const SUMS: usize = 32 * 8;
+
+impl Cuda {
+    /// The sum of each of `rows` rows of `partials` [rows, n], on the host.
+    pub(super) fn sum_rows(
+        &self,
+        partials: &Memory<f64>,
+        rows: usize,
+        n: usize,
+    ) -> Result<Vec<f64>> {
+        let mut sums = Memory::zeros(&self.gpu, rows)?;
+        self.kernels.sum_rows(
+            &self.gpu,
+            Shape::blocks(rows, 256).shared(SUMS),
+            partials.input(0, rows * n),
+            sums.output(rows),
+            count(n),
+        )?;
+        sums.to_host()
+    }
+
+    /// Partial sums of the columns of `rows`, in f64, and how many there are of each.
+    pub(super) fn column_partials(
+        &self,
+        rows: In<'_, f32>,
+        weights: Option<In<'_, f32>>,
+        means: Option<In<'_, f64>>,
+        n: usize,
+        d: usize,
+    ) -> Result<(Memory<f64>, usize)> {
+        let chunk = n.div_ceil(256).max(64);
+        let chunks = n.div_ceil(chunk);
+        let mut partials = Memory::new(&self.gpu, chunks * d)?;
+        let shape = Shape {
+            blocks: [d.div_ceil(128), chunks],
+            threads: 128,
+            shared: 0,
+        };
+        let (out, [n, d, chunk]) = (partials.output(chunks * d), [n, d, chunk].map(count));
+        self.kernels
+            .column_partials(&self.gpu, shape, rows, weights, means, out, n, d, chunk)?;
+        Ok((partials, chunks))
+    }
+
+    pub(super) fn finish_columns(
+        &self,
+        (partials, chunks): &(Memory<f64>, usize),
+        out: Option<&mut Memory<f32>>,
+        wide: Option<&mut Memory<f64>>,
+        factor: f64,
+        d: usize,
+        accumulate: bool,
+    ) -> Result<()> {
+        self.kernels.column_finish(
+            &self.gpu,
+            Shape::blocks(d.div_ceil(128), 128),
+            partials.input(0, chunks * d),
+            out.map(|out| out.output(d)),
+            wide.map(|wide| wide.output(d)),
+            factor,
+            count(*chunks),
+            count(d),
+            u32::from(accumulate),
+        )
+    }
+}

@@ -1,0 +1,65 @@
+//! Compiled kernels on disk.
+
+use super::cuda_double::gpu;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+fn files(folder: &Path) -> Vec<(PathBuf, SystemTime)> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn kernels_are_compiled_once_and_again_where_a_file_is_damaged() {
+    let Some(gpu) = gpu() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("kernels");
+    gpu.try_open(Some(&cache)).unwrap();
+    let first = files(&cache);
+    let sources = backpropd::device::cuda::kernels::SOURCES.len();
+    assert_eq!(first.len(), sources);
+    gpu.try_open(Some(&cache)).unwrap();
+    assert_eq!(files(&cache), first, "compiled again");
+    // Cut, flipped, empty.
+    let good = std::fs::read(&first[0].0).unwrap();
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    for bad in [&good[..good.len() - 9], &flipped, &[]] {
+        std::fs::write(&first[0].0, bad).unwrap();
+        gpu.try_open(Some(&cache)).unwrap();
+        assert_eq!(std::fs::read(&first[0].0).unwrap(), good);
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_no_error() {
+    let Some(gpu) = gpu() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    gpu.try_open(Some(&file.join("kernels"))).unwrap();
+}
+
+#[test]
+fn another_architecture_has_files_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    for minor in [0, 6, 9] {
+        let Some(gpu) = gpu() else {
+            return;
+        };
+        gpu.set("major", 8);
+        gpu.set("minor", minor);
+        gpu.try_open(Some(folder.path())).unwrap();
+    }
+    let sources = backpropd::device::cuda::kernels::SOURCES.len();
+    assert_eq!(files(folder.path()).len(), 3 * sources);
+}

@@ -1,0 +1,12 @@
+//! The CUDA backend on an emulated GPU: the unmodified code, down to cudarc, over stand-ins for
+//! the driver and for NVRTC (`tests/cuda_double`). Nothing here has run on a GPU.
+
+#[path = "../cuda_double/mod.rs"]
+mod cuda_double;
+#[path = "../device_suite/mod.rs"]
+mod device_suite;
+
+mod cache;
+mod faults;
+mod operations;
+mod start;
