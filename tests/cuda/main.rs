@@ -8,5 +8,6 @@ mod device_suite;
 
 mod cache;
 mod faults;
+mod mutants;
 mod operations;
 mod start;

@@ -1,0 +1,286 @@
+//! Whether the tests see bugs: each of these changes to a kernel must make them fail. Takes
+//! minutes, so it waits for `BACKPROPD_FULL=1`.
+
+use super::cuda_double::build::{Sanitizer, Variant, build};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// What is wrong, the file, what it says, and what it then says instead.
+type Mutant = (&'static str, &'static str, &'static str, &'static str);
+
+const MUTANTS: &[Mutant] = &[
+    (
+        "a barrier is missing in a sum over a block",
+        "common.cuh",
+        "scratch[warp_id()] = v;\n  __syncthreads();",
+        "scratch[warp_id()] = v;",
+    ),
+    (
+        "a sum forgets half of a warp",
+        "common.cuh",
+        "for (int o = 16; o; o >>= 1) v +=",
+        "for (int o = 8; o; o >>= 1) v +=",
+    ),
+    (
+        "NaN is the largest key",
+        "common.cuh",
+        "if (key != key) return 0;",
+        "",
+    ),
+    (
+        "-0 is less than 0",
+        "common.cuh",
+        "__float_as_uint(key + 0.0f)",
+        "__float_as_uint(key)",
+    ),
+    (
+        "a group takes one latent too many",
+        "common.cuh",
+        "widths[m] <= latent",
+        "widths[m] < latent",
+    ),
+    (
+        "the product reads a tile before it is whole",
+        "product.cu",
+        "    __syncthreads();\n#pragma unroll\n    for (u32 kk",
+        "#pragma unroll\n    for (u32 kk",
+    ),
+    (
+        "the product overwrites a tile in use",
+        "product.cu",
+        "    }\n    __syncthreads();\n    if ((k0",
+        "    }\n    if ((k0",
+    ),
+    (
+        "the product reads behind its last column",
+        "product.cu",
+        "const bool deep = k0 + kk < k;",
+        "const bool deep = true;",
+    ),
+    (
+        "the product writes behind its last row",
+        "product.cu",
+        "if (i < m && j < n) store",
+        "if (j < n) store",
+    ),
+    (
+        "the bias of another latent",
+        "product.cu",
+        "bias ? bias[pick ? pick[j] : j]",
+        "bias ? bias[j]",
+    ),
+    (
+        "the centre is not taken off",
+        "product.cu",
+        "(center ? center[d] : 0.0f)",
+        "0.0f",
+    ),
+    (
+        "of equal keys the higher latent wins",
+        "topk.cu",
+        "(u32)~latent; }",
+        "latent; }",
+    ),
+    (
+        "candidates overflow the list",
+        "topk.cu",
+        "fill + THREADS > capacity",
+        "fill > capacity",
+    ),
+    (
+        "a bound that lets nothing equal in",
+        "topk.cu",
+        "bound = fill == k ? key[k - 1] : 0;\n      __syncthreads();",
+        "bound = key[0];\n      __syncthreads();",
+    ),
+    (
+        "the sort lacks a barrier",
+        "topk.cu",
+        "      __syncthreads();\n      for (u32 i = threadIdx.x; i < n / 2",
+        "      for (u32 i = threadIdx.x; i < n / 2",
+    ),
+    (
+        "an edge is in two places",
+        "compact.cu",
+        "to += __popc(mask);\n  }\n}\nEXPORT(compact_append)",
+        "to += 32;\n  }\n}\nEXPORT(compact_append)",
+    ),
+    (
+        "ties of earlier tokens are forgotten",
+        "compact.cu",
+        "tied = ties[b];",
+        "tied = 0;",
+    ),
+    (
+        "a bound is not strict",
+        "compact.cu",
+        "return p > lower[latent];",
+        "return p >= lower[latent];",
+    ),
+    (
+        "the histogram is not cleared",
+        "compact.cu",
+        "for (u32 i = 0; i < 256; ++i) histogram[i] = 0;",
+        "",
+    ),
+    (
+        "the sort is not stable",
+        "order.cu",
+        "t < threadIdx.x && digits",
+        "t > threadIdx.x && digits",
+    ),
+    (
+        "a prefix sum forgets the stretch before",
+        "order.cu",
+        "before += all;\n    __syncthreads();",
+        "__syncthreads();",
+    ),
+    (
+        "empty latents have no start",
+        "order.cu",
+        "for (u32 j = after; j <= upto; ++j)",
+        "for (u32 j = after; j < upto; ++j)",
+    ),
+    (
+        "G is not summed over the prefixes",
+        "decode.cu",
+        "sum += scales[m] * mine[m * block + c];",
+        "sum = scales[m] * mine[m * block + c];",
+    ),
+    (
+        "edges read G before it is there",
+        "decode.cu",
+        "  __syncthreads();\n  for (u32 e = from + warp_id()",
+        "  for (u32 e = from + warp_id()",
+    ),
+    (
+        "a gradient is added where it should replace",
+        "latents.cu",
+        "*place = accumulate ? *place + sum : sum;",
+        "*place += sum;",
+    ),
+    (
+        "counters wrap",
+        "latents.cu",
+        "counts[j] > ~fired ? ~0u : counts[j] + fired",
+        "counts[j] + fired",
+    ),
+    (
+        "Adam forgets the root's correction",
+        "elements.cu",
+        "sqrtf(v) * root + eps",
+        "sqrtf(v) + eps",
+    ),
+    (
+        "a thread behind the last element",
+        "elements.cu",
+        "if (i < n) out[i] = factor",
+        "out[i] = factor",
+    ),
+    (
+        "a projection along the gradient",
+        "rows.cu",
+        "along / square * row[c]",
+        "along / square * g[c]",
+    ),
+    (
+        "a row of zeros becomes NaN",
+        "rows.cu",
+        "if (!(norm > 0.0)) return;",
+        "",
+    ),
+    (
+        "the penalty's slope is left out",
+        "edges.cu",
+        "      g += slope * n;",
+        "",
+    ),
+    (
+        "the last chunk of rows is lost",
+        "sums.cu",
+        "from + chunk < rows ? from + chunk : rows",
+        "from + chunk < rows ? from + chunk : from",
+    ),
+];
+
+fn full() -> bool {
+    std::env::var_os("BACKPROPD_FULL").is_some_and(|v| v == "1")
+}
+
+/// The tests of operations, in a process with other stand-ins.
+fn operations(folder: &Path, variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["operations::", "--test-threads", "2"]);
+    command
+        .env("CUDA_DOUBLE_FOLDER", folder)
+        .env_remove("BACKPROPD_FULL");
+    command.envs(variables.iter().copied()).output().unwrap()
+}
+
+#[test]
+fn every_planted_bug_is_seen() {
+    if !full() {
+        return;
+    }
+    let Some(whole) = build(&Variant::default()) else {
+        return;
+    };
+    assert!(operations(&whole, &[]).status.success());
+    let mut missed = Vec::new();
+    for (what, file, old, new) in MUTANTS {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(Variant::default().kernels).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let path = folder.path().join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(old), "{file} no longer says {old:?}");
+        std::fs::write(&path, text.replacen(old, new, 1)).unwrap();
+        let variant = Variant {
+            kernels: folder.path().to_owned(),
+            ..Variant::default()
+        };
+        let output = operations(&build(&variant).unwrap(), &[]);
+        println!("{what}: {}", output.status);
+        if output.status.success() {
+            missed.push(what);
+        }
+    }
+    assert!(missed.is_empty(), "not seen: {missed:#?}");
+}
+
+/// The library that a sanitizer wants in front of all others.
+fn runtime(name: &str) -> Option<PathBuf> {
+    let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let output = Command::new(compiler)
+        .arg(format!("-print-file-name={name}"))
+        .output()
+        .ok()?;
+    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+    path.is_absolute().then_some(path)
+}
+
+/// Runs the operations with a sanitizer; `None` where the compiler has none.
+fn sanitized(sanitizer: Sanitizer, library: &str, options: (&str, &str)) -> Option<Output> {
+    let runtime = runtime(library)?;
+    let variant = Variant {
+        sanitizer,
+        ..Variant::default()
+    };
+    let folder = build(&variant)?;
+    let preload = ("LD_PRELOAD", runtime.to_str()?);
+    Some(operations(&folder, &[preload, options]))
+}
+
+#[test]
+fn no_kernel_leaves_its_memory() {
+    if !full() {
+        return;
+    }
+    let options = ("ASAN_OPTIONS", "detect_leaks=0");
+    if let Some(output) = sanitized(Sanitizer::Address, "libasan.so", options) {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+    }
+}
