@@ -15,9 +15,10 @@ use backpropd::store::NewRun;
 use backpropd::supervise::{Child, ChildRef, Context, Supervisor};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
@@ -39,6 +40,7 @@ impl Bus {
     pub fn start(folder: &Path, specs: &[Value]) -> Self {
         let (recorder, free) = (Recorder::default(), Arc::new(AtomicBool::new(false)));
         let kinds = bad_kind(recorder.kind(Kinds::builtin()), &free);
+        let kinds = wall_kind(kinds, &free);
         let configured = specs.iter().map(spec).collect();
         let (up, wait) = mpsc::channel();
         let folder = folder.to_owned();
@@ -128,6 +130,11 @@ impl Bus {
         self.say_all(run, kind, vec![json!({ "message": kind })]);
     }
 
+    /// Lets go whoever waits for it.
+    pub fn free(&self) {
+        self.free.store(true, Ordering::Relaxed);
+    }
+
     /// Ends in order, as the daemon does.
     pub fn stop(mut self) {
         self.tell(backpropd::actors::handlers::Drain);
@@ -135,7 +142,7 @@ impl Bus {
     }
 
     fn end(&mut self) {
-        self.free.store(true, Ordering::Relaxed);
+        self.free();
         if let Some(thread) = self.thread.take() {
             let _ = self.runtime.block_on(self.tree.shut_down());
             self.system.stop();
@@ -231,6 +238,8 @@ struct Badly {
 struct Bad {
     badly: Badly,
     free: Arc<AtomicBool>,
+    /// The events that it has failed on, whichever instance that was.
+    failed: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 impl EventHandler for Bad {
@@ -241,7 +250,9 @@ impl EventHandler for Bad {
         }
         match self.badly.how.as_str() {
             "panic" => panic!("on purpose"),
-            "error" => return Err(Error::new(Code::HandlerFailed, "bad", "on purpose")),
+            // The second time it is well.
+            "once" if !self.failed.lock().unwrap().insert(event.id) => {}
+            "error" | "once" => return Err(Error::new(Code::HandlerFailed, "bad", "on purpose")),
             "block" => {
                 while !free() {
                     std::thread::sleep(Duration::from_millis(20));
@@ -261,10 +272,31 @@ fn bad_kind(kinds: Kinds, free: &Arc<AtomicBool>) -> Kinds {
     let free = free.clone();
     kinds.with("bad", move |settings| {
         let (badly, free): (Badly, _) = (settings.decode()?, free.clone());
+        let failed: Arc<Mutex<BTreeSet<u64>>> = Arc::default();
         Ok(move || {
-            let (badly, free) = (badly.clone(), free.clone());
-            Ok(Bad { badly, free })
+            Ok(Bad {
+                badly: badly.clone(),
+                free: free.clone(),
+                failed: failed.clone(),
+            })
         })
+    })
+}
+
+/// Handlers whose settings take the bus until others are let go, and which then do nothing.
+fn wall_kind(kinds: Kinds, free: &Arc<AtomicBool>) -> Kinds {
+    struct Nothing;
+    impl EventHandler for Nothing {
+        fn handle(&mut self, _: &Event) -> Result<()> {
+            Ok(())
+        }
+    }
+    let free = free.clone();
+    kinds.with("wall", move |_| {
+        while !free.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(|| Ok(Nothing))
     })
 }
 

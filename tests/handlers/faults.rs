@@ -168,6 +168,36 @@ fn handlers_that_fail_on_each_others_failures_come_to_an_end() {
     }
 }
 
+/// What is said of a failure may make another one fail, and the other way round; that is not
+/// told on, or it would never end.
+#[test]
+fn failures_on_what_is_said_of_failures_are_not_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut specs = [bad("a", "once", "*"), bad("b", "once", "*")];
+    for spec in &mut specs {
+        spec["restarts"] = json!(1000);
+    }
+    let bus = Bus::start(
+        dir.path(),
+        &[&specs[..], &[record("well", &["*"])]].concat(),
+    );
+    bus.say(None, "warning");
+    until("both are done with all that is said", || {
+        let newest = bus.view("well").last_event;
+        let done = |name| {
+            let view = bus.view(name);
+            view.state == "running" && view.waiting == 0 && view.last_event == newest
+        };
+        // Each has failed on the warning, and on what was told of the other.
+        let failed = |name| bus.view(name).counters.failed >= 2;
+        (["a", "b"]
+            .into_iter()
+            .all(|name| done(name) && failed(name)))
+        .then_some(())
+    });
+    assert_eq!(bus.recorder.of("well", "handler_failed").len(), 2);
+}
+
 /// Row 14 of the faults: slow subscribers cost a bounded amount of memory, miss only what is
 /// lossy, know exactly how much, and slow nobody down.
 ///
