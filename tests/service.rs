@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the daemon tells, a datagram an entry.
 struct Notified(UnixDatagram);
@@ -105,6 +105,94 @@ fn a_stopped_daemon_gives_no_sign_of_life() {
     told.next("WATCHDOG=1");
 }
 
+impl Notified {
+    /// Whether there is no sign of life for as long as `quiet`.
+    fn is_quiet(&self, quiet: Duration) -> bool {
+        let until = Instant::now() + quiet;
+        let mut bytes = [0; 4096];
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            self.0.set_read_timeout(Some(left)).unwrap();
+            if let Ok(count) = self.0.recv(&mut bytes)
+                && String::from_utf8_lossy(&bytes[..count]).contains("WATCHDOG=1")
+            {
+                return false;
+            }
+        }
+    }
+}
+
+/// The real daemon with a period of 200 ms, so that a sign of life is due every 100 ms.
+#[test]
+fn a_store_that_hangs_stops_the_signs_of_life_and_one_that_works_or_waits_does_not() {
+    let fixture = Fixture::new(1);
+    let told = Notified::at(&fixture.path("notify"));
+    let mut command = Daemon::command(&fixture);
+    command
+        .env("NOTIFY_SOCKET", fixture.path("notify"))
+        .env("WATCHDOG_USEC", "200000")
+        .env("BACKPROPD_DAEMON__STALL_SECONDS", "2");
+    let daemon = Daemon::start_of(&mut command, &fixture);
+    let run = daemon.submit("run", &[]);
+    daemon.reaches(run, "completed");
+    assert!(!told.is_quiet(Duration::from_secs(1)), "in health");
+    let database = fixture.path("state").join(backpropd::store::DATABASE);
+    let mut other = rusqlite::Connection::open(database).unwrap();
+    let lock = |other: &mut rusqlite::Connection, hold: Duration| {
+        let lock = other
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .unwrap();
+        // Nobody waits for its answer here: the store does, for the lock.
+        let mut asks = backpropd()
+            .args(["ctl", "abort", &run.to_string(), "--socket"])
+            .arg(fixture.path("socket"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let quiet = told.is_quiet(hold);
+        drop(lock);
+        asks.wait().unwrap();
+        quiet
+    };
+    let short = lock(&mut other, Duration::from_secs(1));
+    assert!(!short, "a wait within the limit");
+    let began = Instant::now();
+    let lock = other
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .unwrap();
+    // Each waits for seconds, on the store's one thread.
+    let mut asks: Vec<_> = (0..3)
+        .map(|_| {
+            backpropd()
+                .args(["ctl", "retry", &run.to_string(), "--socket"])
+                .arg(fixture.path("socket"))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    while !told.is_quiet(Duration::from_millis(1500)) {
+        let waited = began.elapsed();
+        assert!(
+            waited.as_secs() < 30,
+            "signs of life from a store that hangs"
+        );
+    }
+    assert!(
+        began.elapsed() > Duration::from_secs(2),
+        "not before its limit"
+    );
+    drop(lock);
+    for asked in &mut asks {
+        let _ = asked.wait();
+    }
+}
+
 /// An actor that does nothing.
 struct Part;
 
@@ -140,6 +228,7 @@ fn a_part_that_stands_still_or_a_silent_supervisor_stops_the_signs_of_life() {
         let mut children = tree.send(supervise::GetChildren).await.unwrap();
         let core = ["store", "runs"];
         assert_eq!(watchdog::verdict(&children, &core), Ok(()));
+        children[0].state = supervise::ChildState::Running;
         children[0].stalled_ms = 3_600_000;
         let why = watchdog::verdict(&children, &core).unwrap_err();
         assert!(why.contains("store has had work"), "{why}");

@@ -10,7 +10,7 @@ use crate::protocol::asset::{AssetTask, NewDataset, Outcome, Tokenize};
 use crate::store::Asset;
 use crate::supervise::Context;
 use actix::prelude::*;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// See [`Datasets`].
 #[derive(Debug)]
@@ -51,6 +51,19 @@ impl Kind for OfDataset {
             other => not_an_answer(&other),
         }
     }
+
+    fn made(facts: &DatasetFacts) -> Vec<PathBuf> {
+        let sets = facts.token_sets.iter();
+        sets.filter(|set| is_token_set(&set.file))
+            .map(|set| set.file.clone())
+            .collect()
+    }
+}
+
+/// Whether a file is called as token sets are: nothing else of a cache is removed.
+fn is_token_set(file: &Path) -> bool {
+    let name = file.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with("tokens-") && name.ends_with(".bin"))
 }
 
 /// Know a dataset, and read all of it from then on.

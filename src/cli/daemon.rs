@@ -32,10 +32,9 @@ use tokio::sync::mpsc;
 /// Parts that the daemon cannot do without: unless they get on, the service manager gets no
 /// sign of life.
 const CORE: [&str; 2] = ["store", "runs"];
-/// For how long each of them may have work and do none of it, before it is replaced.
-const STORE_STALLS: Duration = Duration::from_secs(60);
-/// Longer: it waits for the store.
-const RUNS_STALL: Duration = Duration::from_secs(150);
+/// For how many times as long as the store the supervisor of the runs, which waits for it, may
+/// have work and do none of it.
+const RUNS_STALL: f64 = 2.5;
 
 /// Run the service: a queue of runs, each trained by a worker process
 #[derive(Args)]
@@ -119,13 +118,14 @@ async fn serve(start: Start, store: Store) -> Result<()> {
         let open = open.lock().unwrap_or_else(PoisonError::into_inner).take();
         StoreActor::new(folder.clone(), open, told.clone())
     };
+    let config = settings.now();
+    let stall = config.daemon.stall();
     let store = tree.add(
         Child::new("store", store)
             .own_thread()
-            .progress_within(STORE_STALLS)
+            .progress_within(stall)
             .mailbox(store::MAILBOX),
     );
-    let config = settings.now();
     let reporter = reporter(&store, &mut tree);
     tree = tree.on_notice(reporter::notices(reporter.clone()));
     let configured = config.handlers.clone();
@@ -145,7 +145,7 @@ async fn serve(start: Start, store: Store) -> Result<()> {
         let (store, settings, state_dir) = parts.clone();
         Runs::new(store, &settings, state_dir)
     };
-    let runs = tree.add(Child::new("runs", runs).progress_within(RUNS_STALL));
+    let runs = tree.add(Child::new("runs", runs).progress_within(stall.mul_f64(RUNS_STALL)));
     let metrics = Metrics::default();
     let parts = handlers::Parts {
         store: store.clone(),
@@ -199,7 +199,7 @@ async fn serve(start: Start, store: Store) -> Result<()> {
         since,
         leave,
     });
-    let server = Server::new(app, access, files_limit);
+    let server = Server::new(app, access, files_limit, config.control.unread());
     let mut servers = vec![actix::spawn(server.clone().serve(socket.listen()?))];
     if let Some(address) = settings.now().control.address() {
         let listener = control::listen_tcp(address).await?;

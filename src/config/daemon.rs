@@ -32,12 +32,24 @@ pub struct DaemonConfig {
 }
 
 /// `[daemon]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DaemonTable {
     /// The folder of the database and of runs that name no other; empty for the service's
     /// state folder, or the user's.
     pub state_dir: PathBuf,
+    /// Seconds for which the store may have work and get nothing done, before it is replaced
+    /// and the service manager gets no sign of life.
+    pub stall_seconds: u64,
+}
+
+impl Default for DaemonTable {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::new(),
+            stall_seconds: 60,
+        }
+    }
 }
 
 /// `[control]`
@@ -61,6 +73,8 @@ pub struct ControlTable {
     /// Names by which clients reach `tcp` from elsewhere; without any it must be a loopback
     /// address.
     pub tcp_hosts: Vec<String>,
+    /// Seconds after which a client is cut that reads nothing of what it is sent.
+    pub unread_seconds: u64,
 }
 
 impl Default for ControlTable {
@@ -73,6 +87,7 @@ impl Default for ControlTable {
             tcp: String::new(),
             token_file: PathBuf::new(),
             tcp_hosts: Vec::new(),
+            unread_seconds: 30,
         }
     }
 }
@@ -199,6 +214,8 @@ impl DaemonConfig {
             return Err(file.invalid("workers.limit", "must be at least 1"));
         }
         for (key, value) in [
+            ("daemon.stall_seconds", self.daemon.stall_seconds),
+            ("control.unread_seconds", self.control.unread_seconds),
             ("workers.hang_seconds", self.workers.hang_seconds),
             ("workers.stop_seconds", self.workers.stop_seconds),
             ("events.keep", self.events.keep),
@@ -254,6 +271,20 @@ impl DaemonConfig {
             Some(path) => Ok(path),
             None => Ok(self.state_dir()?.join("control.sock")),
         }
+    }
+}
+
+impl DaemonTable {
+    /// See `stall_seconds`.
+    pub fn stall(&self) -> Duration {
+        Duration::from_secs(self.stall_seconds)
+    }
+}
+
+impl ControlTable {
+    /// See `unread_seconds`.
+    pub fn unread(&self) -> Duration {
+        Duration::from_secs(self.unread_seconds)
     }
 }
 

@@ -45,6 +45,16 @@ impl About {
         }
     }
 
+    /// Whether what is kept nowhere belongs to it: a sweep is a session on this host, and
+    /// hears how its GPUs are.
+    fn covers_passing(self, event: &Event) -> bool {
+        match self {
+            About::All => true,
+            About::Run(_) => false,
+            About::Sweep(_) => event.kind == "gpu_status",
+        }
+    }
+
     /// Whether nothing more is to come. What never ends says so too.
     fn has_ended(self, view: &View<'_>) -> Result<bool> {
         Ok(match self {
@@ -173,8 +183,10 @@ impl Reader {
                 continue;
             }
             match self.live.recv().await {
-                Ok(event) if event.is_passing() && self.about == About::All => {
-                    self.ready.push_back((*event).clone());
+                Ok(event) if event.is_passing() => {
+                    if self.about.covers_passing(&event) {
+                        self.ready.push_back((*event).clone());
+                    }
                 }
                 Ok(event) if event.id <= self.last => {}
                 Ok(event) if !self.about.covers(&event) => self.last = event.id,

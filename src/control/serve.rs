@@ -34,8 +34,6 @@ const CONNECTIONS: u64 = 1024;
 const RESERVED: u64 = 48;
 /// For the head of a request, and again for its body.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// For a client to read something of what it is sent.
-const UNREAD: Duration = Duration::from_secs(30);
 /// Longest head of a request in bytes.
 const MAX_HEAD: usize = 64 << 10;
 
@@ -53,11 +51,14 @@ pub struct Server {
     router: Router,
     access: Arc<Access>,
     places: Arc<Semaphore>,
+    /// For a client to read something of what it is sent.
+    unread: Duration,
 }
 
 impl Server {
-    /// A server of `router` in a process that can have `files` open files.
-    pub fn new(router: Router, access: Arc<Access>, files: u64) -> Self {
+    /// A server of `router` in a process that can have `files` open files, which cuts clients
+    /// that read nothing for as long as `unread`.
+    pub fn new(router: Router, access: Arc<Access>, files: u64, unread: Duration) -> Self {
         let places = files.saturating_sub(RESERVED).clamp(4, CONNECTIONS);
         Self {
             router: router
@@ -65,6 +66,7 @@ impl Server {
                 .layer(middleware::from_fn_with_state(access.clone(), admit)),
             access,
             places: Arc::new(Semaphore::new(places as usize)),
+            unread,
         }
     }
 
@@ -121,7 +123,7 @@ impl Server {
         P: Send,
     {
         let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(UNREAD));
+        stream.set_write_timeout(Some(self.unread));
         let router = TowerToHyperService::new(self.router);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());

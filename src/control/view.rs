@@ -32,14 +32,22 @@ pub fn run(run: store::Run) -> RunView {
         gpu: run.lease,
         hold: run.hold,
         max_temperature: run.max_temperature,
-        error: run.failure.map(|failure| Problem {
-            code: failure.code,
-            detail: failure.message,
-            ..Problem::default()
-        }),
+        error: run.failure.map(problem),
         queued_at: run.queued_at,
         started_at: run.started_at,
         ended_at: run.ended_at,
+    }
+}
+
+/// Why a run failed. What is stored is the whole line, with the code in front.
+fn problem(failure: store::Failure) -> Problem {
+    let store::Failure { code, message } = failure;
+    let rest = message.strip_prefix(&code);
+    let rest = rest.and_then(|rest| rest.strip_prefix(": "));
+    Problem {
+        detail: rest.unwrap_or(&message).to_owned(),
+        code,
+        ..Problem::default()
     }
 }
 

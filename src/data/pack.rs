@@ -10,6 +10,8 @@ use crate::domain::{Code, Error, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     pub context_size: usize,
+    /// Tokens that a context repeats of the one before.
+    pub stride: usize,
     pub packing: Packing,
     /// Put at the start of every context.
     pub bos: Option<u32>,
@@ -69,6 +71,7 @@ impl Layout {
         let pad = known(model.pad).or(known(model.eos)).or(known(model.bos));
         Ok(Self {
             context_size: settings.context_size,
+            stride: settings.stride,
             packing: settings.packing,
             bos,
             separator,
@@ -84,6 +87,9 @@ pub(super) struct Packer<'a> {
     writer: &'a mut Writer,
     /// The context that is being filled.
     ids: Vec<u32>,
+    /// Tokens that the next context begins with, and how many the current one began with.
+    tail: Vec<u32>,
+    repeated: usize,
     /// Tokens of the current document so far.
     of_document: u64,
     pub accounting: Accounting,
@@ -95,6 +101,8 @@ impl<'a> Packer<'a> {
             layout,
             writer,
             ids: Vec::with_capacity(layout.context_size),
+            tail: Vec::new(),
+            repeated: 0,
             of_document: 0,
             accounting: Accounting::default(),
         }
@@ -107,7 +115,8 @@ impl<'a> Packer<'a> {
         }
         if self.of_document == 0 && self.accounting.documents > 0 {
             // A context that begins here needs no separator that would repeat its BOS.
-            let repeats = self.ids.is_empty() && self.layout.bos == self.layout.separator;
+            let begins = self.ids.is_empty() && self.tail.is_empty();
+            let repeats = begins && self.layout.bos == self.layout.separator;
             if let Some(separator) = self.layout.separator
                 && !repeats
             {
@@ -145,6 +154,8 @@ impl<'a> Packer<'a> {
     fn push(&mut self, id: u32) -> Result<()> {
         if self.ids.is_empty() {
             self.ids.extend(self.layout.bos);
+            self.repeated = self.tail.len();
+            self.ids.append(&mut self.tail);
         }
         if self.ids.len() == self.layout.context_size {
             self.accounting.dropped_tokens += 1;
@@ -152,6 +163,8 @@ impl<'a> Packer<'a> {
         }
         self.ids.push(id);
         if self.ids.len() == self.layout.context_size && self.layout.packing == Packing::Concat {
+            self.tail
+                .extend(&self.ids[self.ids.len() - self.layout.stride..]);
             self.flush()?;
         }
         Ok(())
@@ -163,7 +176,9 @@ impl<'a> Packer<'a> {
         }
         let len = self.ids.len();
         let valid = |id: &u32| self.layout.excluded.binary_search(id).is_err();
-        let mask: Vec<bool> = self.ids.iter().map(valid).collect();
+        let mut mask: Vec<bool> = self.ids.iter().map(valid).collect();
+        let begin = usize::from(self.layout.bos.is_some());
+        mask[begin..begin + std::mem::take(&mut self.repeated)].fill(false);
         self.ids.resize(self.layout.context_size, self.layout.pad);
         self.accounting.contexts += 1;
         self.accounting.pads += (self.layout.context_size - len) as u64;

@@ -21,6 +21,10 @@ pub struct TokenSettings {
     /// Tokens in a context, the BOS included.
     #[serde(default = "context_size")]
     pub context_size: usize,
+    /// Tokens at the end of a context that the next one repeats (`packing = "concat"`), so
+    /// that what follows has something before it. They are trained on once.
+    #[serde(default)]
+    pub stride: usize,
     /// How documents fill contexts.
     #[serde(default)]
     pub packing: Packing,
@@ -191,6 +195,7 @@ impl TokenSettings {
             path: Paths(vec![path.into()]),
             text_column: text(),
             context_size: context_size(),
+            stride: 0,
             packing: Packing::default(),
             separator: Separator::default(),
             prepend_bos: yes(),
@@ -220,6 +225,19 @@ impl TokenSettings {
                     self.context_size
                 ),
             );
+        }
+        let most = self.context_size - least;
+        if self.stride > most {
+            let message = format!(
+                "{} leaves no room for another token in a context; it may be {most}",
+                self.stride
+            );
+            return bad("stride", message);
+        }
+        if self.stride > 0 && self.packing != Packing::Concat {
+            let message = "needs packing = \"concat\": a document of its own is cut and not \
+                           continued";
+            return bad("stride", message.into());
         }
         if self.text_column.is_empty() {
             return bad("text_column", "is empty; name a column".into());

@@ -208,7 +208,9 @@ fn explain(library: &OsStr, error: &NvmlError) -> String {
     let library = library.display();
     let text = match error {
         NvmlError::LibloadingError(source) => {
-            format!("no NVIDIA driver: {library} cannot be opened: {source}")
+            let (why, name) = (source.to_string(), format!("{library}: "));
+            let why = why.strip_prefix(&name).unwrap_or(&why);
+            format!("no NVIDIA driver: {library}: {why}")
         }
         NvmlError::DriverNotLoaded => {
             "the NVIDIA driver is installed but not loaded: modprobe nvidia".to_owned()

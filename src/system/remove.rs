@@ -63,6 +63,14 @@ pub fn remove(root: &Path, path: &Path) -> Result<Removed> {
     Ok(removed)
 }
 
+/// Removes one file, which the caller knows to be this program's own; as [`remove`] otherwise.
+pub fn file(path: &Path, removed: &mut Removed) {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_file() => walk(path, removed),
+        _ => {}
+    }
+}
+
 fn walk(path: &Path, removed: &mut Removed) {
     let gone = |e: &std::io::Error| e.kind() == ErrorKind::NotFound;
     let meta = match std::fs::symlink_metadata(path) {

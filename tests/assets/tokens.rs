@@ -51,6 +51,7 @@ fn a_token_set_is_keyed_by_every_setting_and_served_again() {
     let mut keys = vec![set["key"].clone()];
     for (n, other) in [
         "context_size=8",
+        "stride=4",
         "packing=one_per_context",
         "separator=none",
         "prepend_bos=false",
@@ -66,7 +67,7 @@ fn a_token_set_is_keyed_by_every_setting_and_served_again() {
     }
     keys.sort_by_key(Value::to_string);
     keys.dedup();
-    assert_eq!(keys.len(), 7);
+    assert_eq!(keys.len(), 8);
 
     // A run with these settings does not tokenise again.
     let run = daemon.submit("run", &[]);
@@ -179,4 +180,40 @@ fn tokenising_shows_how_far_it_is_and_a_cancel_leaves_nothing() {
             .all(|event| event["eta_seconds"].as_f64().is_some())
     );
     assert!(paced.count() > 0, "{told:?}");
+}
+
+#[test]
+fn token_sets_go_with_the_last_dataset_that_has_them() {
+    let fixture = Fixture::new(1);
+    let daemon = Daemon::start(&fixture);
+    add(&daemon, "models", "m", &data("lm/llama"));
+    let copy = fixture.path("copy.txt");
+    std::fs::copy(fixture.path("text.txt"), &copy).unwrap();
+    add(&daemon, "datasets", "a", &fixture.path("text.txt"));
+    add(&daemon, "datasets", "b", &copy);
+    let tokenize = |dataset: &str, size: &str| {
+        let set = format!("context_size={size}");
+        let args = [
+            "datasets", "tokenize", dataset, "--model", "m", "--watch", "--set", &set,
+        ];
+        let sets = token_sets(&daemon.json(&args));
+        std::path::PathBuf::from(sets.last().unwrap()["file"].as_str().unwrap())
+    };
+    let shared = tokenize("a", "16");
+    assert_eq!(
+        tokenize("b", "16"),
+        shared,
+        "the text decides, not its name"
+    );
+    let own = tokenize("a", "32");
+    let bytes = own.metadata().unwrap().len();
+    let deleted = daemon.json(&["datasets", "rm", "a"]);
+    assert_eq!(
+        (&deleted["files"], &deleted["bytes_freed"]),
+        (&json!(1), &json!(bytes))
+    );
+    assert!(!own.exists() && shared.exists());
+    daemon.json(&["datasets", "rm", "b"]);
+    assert!(!shared.exists());
+    assert!(fixture.path("text.txt").exists() && copy.exists());
 }

@@ -103,3 +103,51 @@ fn kinds_can_be_chosen_and_left_out_and_every_event_says_its_version() {
     assert!(since.iter().eq(expected));
     assert!(of("&from_time=99999999999999").is_empty());
 }
+
+#[test]
+fn a_run_that_ends_in_the_queue_says_so() {
+    let fixture = Fixture::new(100_000);
+    let daemon = Daemon::start(&fixture);
+    let first = daemon.submit("first", &[]);
+    for (verb, kind) in [("stop", "stopped"), ("abort", "aborted")] {
+        let run = daemon.submit(verb, &[]);
+        let id = run.to_string();
+        daemon.json(&["pause", &id]);
+        daemon.json(&[verb, &id]);
+        let told = daemon
+            .http("GET", &format!("/v1/runs/{run}/events?since=0"), "")
+            .body;
+        let kinds: Vec<&str> = told
+            .lines()
+            .filter_map(|line| line.strip_prefix("event: "))
+            .collect();
+        assert_eq!(kinds, ["run_queued", kind], "{told}");
+        assert!(told.contains("before it had begun"), "{told}");
+        // Told again nothing happens again.
+        daemon.json(&[verb, &id]);
+        assert_eq!(
+            daemon
+                .http("GET", &format!("/v1/runs/{run}/events?since=0"), "")
+                .body,
+            told
+        );
+    }
+    daemon.json(&["abort", &first.to_string()]);
+    daemon.reaches(first, "aborted");
+}
+
+#[test]
+fn a_failed_run_says_its_code_once() {
+    let fixture = Fixture::new(1);
+    let daemon = Daemon::start(&fixture);
+    let run = daemon
+        .submit("run", &["--set", "data.path=nowhere.txt"])
+        .to_string();
+    let watched = daemon.ctl(&["watch", &run]);
+    let said = String::from_utf8_lossy(&watched.stderr).into_owned();
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("error: data-missing: "), "{said}");
+    assert_eq!(last.matches("data-missing").count(), 1, "{said}");
+    let shown = String::from_utf8(daemon.ctl(&["show", &run]).stdout).unwrap();
+    assert_eq!(shown.matches("data-missing").count(), 1, "{shown}");
+}

@@ -2,6 +2,7 @@
 
 use crate::common::daemon::Daemon;
 use crate::common::{Fixture, until};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -144,4 +145,39 @@ fn without_file_descriptors_it_neither_spins_nor_stops_working() {
         "{:?}",
         began.elapsed()
     );
+}
+
+/// Whether the other side has closed, without reading anything.
+fn is_cut(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::empty())];
+    poll(&mut fds, Some(&Timespec::default())).unwrap();
+    fds[0].revents().contains(PollFlags::HUP)
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_cut_and_one_that_reads_slowly_is_not() {
+    let fixture = Fixture::new(1);
+    let daemon = Daemon::start_with(&fixture, &[("BACKPROPD_CONTROL__UNREAD_SECONDS", "1")]);
+    // More than any socket holds.
+    let ask = b"GET /v1/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(30);
+    let client = || {
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        stream.write_all(&ask).unwrap();
+        stream
+    };
+    let (deaf, mut slow) = (client(), client());
+    let began = Instant::now();
+    let mut buffer = vec![0; 64 << 10];
+    while !is_cut(&deaf) {
+        assert!(began.elapsed().as_secs() < 30, "it was never cut");
+        assert!(slow.read(&mut buffer).unwrap() > 0);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(
+        began.elapsed() >= Duration::from_millis(900),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(!is_cut(&slow));
+    assert!(daemon.ctl(&["status"]).status.success());
 }

@@ -228,8 +228,14 @@ fn a_sweep_that_does_not_say_asks_for_85_degrees() {
     let mut feed = Feed::of(&daemon);
     let sweep = "run = \"run.toml\"\n[grid]\nseed = [1, 2]\n";
     std::fs::write(host.fixture.path("sweep.toml"), sweep).unwrap();
-    daemon.json(&["sweep", "submit", "sweep.toml"]);
+    let id = daemon.json(&["sweep", "submit", "sweep.toml"])["id"].to_string();
     feed.kind("step");
+    // Who follows the sweep hears how the GPUs are.
+    let mut of_sweep = Feed::at(&daemon, &format!("/v1/sweeps/{id}/events?since=0"));
+    of_sweep.kind("step");
+    for look in of_sweep.looks(0, 2) {
+        assert_eq!(look["status"]["temperature_c"], 70.0);
+    }
     super::common::until("the limit holds", || {
         let view = daemon.json(&["gpus"]);
         (view["gpus"][0]["max_temperature"] == 85.0).then_some(())

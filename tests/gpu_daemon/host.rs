@@ -73,8 +73,13 @@ impl Feed {
     }
 
     pub fn since(daemon: &Daemon<'_>, query: &str) -> Self {
+        Self::at(daemon, &format!("/v1/events{query}"))
+    }
+
+    /// What `path` streams.
+    pub fn at(daemon: &Daemon<'_>, path: &str) -> Self {
         let mut stream = UnixStream::connect(daemon.socket()).unwrap();
-        let request = format!("GET /v1/events{query} HTTP/1.1\r\nhost: x\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let (to, events) = channel();
         std::thread::spawn(move || {

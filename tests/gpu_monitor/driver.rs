@@ -17,7 +17,7 @@ fn no_driver_is_one_line_and_no_failure() {
     for ((library, _stub), expected) in [
         (
             (absent, None),
-            "no NVIDIA driver: /nonexistent/libnvidia-ml.so.1 cannot be opened",
+            "no NVIDIA driver: /nonexistent/libnvidia-ml.so.1: cannot open shared object file",
         ),
         ((no_library, None), "no NVIDIA driver: "),
         (
@@ -43,6 +43,7 @@ fn no_driver_is_one_line_and_no_failure() {
         else {
             panic!("{expected}")
         };
+        assert_eq!(reason.matches("libnvidia-ml").count().max(1), 1, "{reason}");
         assert!(reason.starts_with(expected), "{reason}");
         assert!(!reason.contains('\n'));
         watched.clock.advance(5 * SECOND);

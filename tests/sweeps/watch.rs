@@ -7,6 +7,24 @@ use super::{Sweeps, fixture};
 use rustix::process::Signal;
 use std::process::Stdio;
 
+#[test]
+fn why_a_sweep_ended_does_nothing_to_a_terminal() {
+    let fixture = fixture(100_000, "[grid]\nsae.k = [4, 8]\n");
+    let daemon = Daemon::start(&fixture);
+    let id = daemon.begin();
+    let reason = "no\x1b[31m more\nruns";
+    daemon.json(&["sweep", "abort", &id.to_string(), "--reason", reason]);
+    daemon.sweep_reaches(id, "aborted");
+    assert_eq!(daemon.sweep(id)["reason"], reason);
+    for verb in ["show", "watch"] {
+        let output = daemon.ctl(&["sweep", verb, &id.to_string()]);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains(r"no\u{1b}[31m more\nruns"), "{said:?}");
+        assert!(!said.contains('\x1b'), "{said:?}");
+    }
+}
+
 /// behaviour: cli-02
 #[test]
 fn watch_prints_a_line_a_run_and_survives_a_restart_of_the_daemon() {

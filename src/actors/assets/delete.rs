@@ -5,7 +5,7 @@ use crate::actors::store::{read, write};
 use crate::domain::asset::{AssetName, Moved, Step};
 use crate::domain::{Code, Error, Result};
 use crate::protocol::asset::Deleted;
-use crate::store::Tx;
+use crate::store::{Asset, Tx};
 use crate::system::remove::{self, Removed};
 use actix::prelude::*;
 use serde_json::{Value, json};
@@ -38,19 +38,25 @@ impl<K: Kind> Handler<Delete> for Assets<K> {
                 off_thread(move || remove::expect_below(&root, &path)).await?;
             }
             let which = name.clone();
-            write(&store, move |tx| condemn::<K>(tx, &which)).await?;
-            let removed = match files {
-                true => off_thread(move || remove::remove(&root, &path)).await,
-                false => Ok(Removed::default()),
-            };
+            let made = write(&store, move |tx| condemn::<K>(tx, &which)).await?;
+            let removed = off_thread(move || {
+                let mut removed = match files {
+                    true => remove::remove(&root, &path)?,
+                    false => Removed::default(),
+                };
+                made.iter()
+                    .for_each(|file| remove::file(file, &mut removed));
+                Ok(removed)
+            })
+            .await;
             let removed = removed.and_then(|removed| all_gone(&name, removed));
             write(&store, move |tx| conclude::<K>(tx, &name, removed)).await?
         })
     }
 }
 
-/// From here on no run is given it.
-pub(super) fn condemn<K: Kind>(tx: &Tx<'_>, name: &AssetName) -> Result<()> {
+/// From here on no run is given it. Returns what the daemon made of it and of no other.
+pub(super) fn condemn<K: Kind>(tx: &Tx<'_>, name: &AssetName) -> Result<Vec<PathBuf>> {
     let mut asset = tx.asset(K::KIND, name.as_str())?;
     let in_use = |why: String, hint: &str| {
         Err(Error::new(Code::AssetInUse, record::about::<K>(name), why).hint(hint))
@@ -67,14 +73,26 @@ pub(super) fn condemn<K: Kind>(tx: &Tx<'_>, name: &AssetName) -> Result<()> {
         );
     }
     match asset.state.on(Step::Delete) {
-        Moved::Refused => in_use(format!("is {}", asset.state), "cancel that first"),
-        Moved::Stays => Ok(()),
+        Moved::Refused => return in_use(format!("is {}", asset.state), "cancel that first"),
+        Moved::Stays => {}
         Moved::To(state) => {
             asset.state = state;
             tx.put_asset(K::KIND, &asset)?;
-            record::tell::<K>(tx, name.as_str(), "deleting", "deleting", Value::Null)
+            record::tell::<K>(tx, name.as_str(), "deleting", "deleting", Value::Null)?;
         }
     }
+    let mut made = made::<K>(&asset);
+    for other in tx.assets(K::KIND)? {
+        if other.name != asset.name {
+            let others = self::made::<K>(&other);
+            made.retain(|file| !others.contains(file));
+        }
+    }
+    Ok(made)
+}
+
+fn made<K: Kind>(asset: &Asset) -> Vec<PathBuf> {
+    K::made(&record::of::<K>(asset).facts)
 }
 
 fn all_gone(name: &AssetName, removed: Removed) -> Result<Removed> {

@@ -48,6 +48,11 @@ pub trait Kind: Unpin + 'static {
     /// # Errors
     /// Why it cannot be used.
     fn keep(facts: &mut Self::Facts, outcome: Outcome) -> Result<()>;
+
+    /// Files that the daemon made of one, and can make again.
+    fn made(_facts: &Self::Facts) -> Vec<PathBuf> {
+        Vec::new()
+    }
 }
 
 /// The actor of a kind.

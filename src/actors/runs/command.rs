@@ -11,7 +11,7 @@ use crate::domain::run_state::{Answer, Command, RunState};
 use crate::domain::{Code, Error, Result, RunId};
 use crate::protocol;
 use crate::protocol::api::Submit;
-use crate::store::{NewRun, Run};
+use crate::store::{NewRun, Run, Tx};
 use crate::supervise::Context;
 use crate::system::clock::now_millis;
 use actix::prelude::*;
@@ -132,7 +132,7 @@ impl Handler<Order> for Runs {
             }
             let told = write(&store, move |tx| {
                 let before = tx.run(run)?;
-                let answer = tx.apply(run, command, now_millis())?;
+                let answer = tell(tx, run, command)?;
                 let overruled = overrule(tx, &before, command)?;
                 Ok((answer, overruled, tx.run(run)?))
             });
@@ -200,6 +200,23 @@ impl Runs {
 /// Whether the store is the reason, and not the run.
 fn is_of_the_store(error: &Error) -> bool {
     !matches!(error.code, Code::NotPossible | Code::NotFound)
+}
+
+/// Tells a run. One that ends by that without a worker ends here, and says so.
+pub(in crate::actors) fn tell(tx: &Tx<'_>, run: RunId, command: Command) -> Result<Answer> {
+    let before = tx.run(run)?;
+    let answer = tx.apply(run, command, now_millis())?;
+    if let Answer::Applied(state) = answer
+        && state.has_ended()
+        && !before.state.has_ended()
+    {
+        let message = match before.life {
+            0 => "before it had begun",
+            _ => "while it had no worker",
+        };
+        own(tx, run, state.as_str(), message)?;
+    }
+    Ok(answer)
 }
 
 /// What a worker is told for a command that it has not answered.

@@ -4,7 +4,7 @@
 //! the store notes it as soon as it can, before anything that the worker says then.
 
 use super::Runs;
-use super::command::of_worker;
+use super::command::{of_worker, tell};
 use super::owed::Debt;
 use crate::actors::store::{read, write};
 use crate::domain::gpu::{Action, GpuHold, GpuName, Hold, Stance};
@@ -160,7 +160,7 @@ fn heed(tx: &Tx<'_>, debts: &[Debt], wanted: &[Wanted]) -> Result<(Told, Vec<Run
         match debt {
             Debt::Word(run, command) => {
                 // Where it is not possible any more the run has ended otherwise.
-                let _ = tx.apply(*run, *command, now_millis())?;
+                let _ = tell(tx, *run, *command)?;
             }
             Debt::Heat(run, wanted) => {
                 let run = tx.run(*run)?;

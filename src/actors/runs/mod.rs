@@ -16,6 +16,7 @@ mod owed;
 mod schedule;
 mod sweeps;
 
+pub(super) use command::tell;
 pub use command::{Order, Submission, Told};
 pub use gpus::GpuNews;
 pub use sweeps::{SweepOrder, SweepSubmission};

@@ -7,6 +7,7 @@
 mod say;
 
 use crate::actors::assets::refer;
+use crate::actors::runs::tell as tell_run;
 use crate::config::RunConfig;
 use crate::config::sweep::SweepConfig;
 use crate::domain::gpu::Stance;
@@ -316,7 +317,7 @@ impl Sweep {
             run_state::Command::Resume if is_held(run) => return Ok(()),
             _ => {}
         }
-        if let run_state::Answer::Applied(_) = tx.apply(run.id, command, now_millis())? {
+        if let run_state::Answer::Applied(_) = tell_run(tx, run.id, command)? {
             told.insert(run.id);
         }
         Ok(())

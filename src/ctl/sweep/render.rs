@@ -1,5 +1,6 @@
 //! Sweeps as text.
 
+use crate::domain::Printable;
 use crate::protocol::sweep::{RunResult, SweepRunView, SweepView};
 use crate::report::{duration, keys_of, thousands};
 use comfy_table::{CellAlignment, Table, presets};
@@ -29,7 +30,7 @@ pub fn list(sweeps: &[SweepView]) -> String {
 pub fn sweep(sweep: &SweepView) -> String {
     let mut text = format!("sweep {} ({}) is {}", sweep.id, sweep.name, sweep.state);
     if let Some(reason) = &sweep.reason {
-        let _ = write!(text, ": {reason}");
+        let _ = write!(text, ": {}", Printable(reason));
     }
     let complete = sweep.runs.iter().filter(|run| run.complete).count();
     let _ = writeln!(

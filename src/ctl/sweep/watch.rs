@@ -3,7 +3,7 @@
 use super::super::Session;
 use super::render;
 use crate::domain::sweep::Phase;
-use crate::domain::{Code, Result, SweepId};
+use crate::domain::{Code, Printable, Result, SweepId};
 use crate::protocol::api::Event;
 use crate::protocol::sweep::{RunResult, SweepFact, SweepView, seconds};
 use crate::protocol::{Fact, Frame, VERSION};
@@ -44,7 +44,9 @@ pub fn watch(session: &Session, id: SweepId) -> Result<ExitCode> {
     let sweep = loop {
         let events = format!("/v1/sweeps/{id}/events");
         let heard = session.client.events(&events, Some(last), &mut |event| {
-            last = event.id;
+            if !event.is_passing() {
+                last = event.id;
+            }
             shown.show(&event);
             ControlFlow::Continue(())
         });
@@ -152,7 +154,7 @@ fn list(indices: &[u64]) -> String {
 fn ended(sweep: &SweepView) -> String {
     let mut line = format!("sweep {} ({}) is {}", sweep.id, sweep.name, sweep.state);
     if let Some(reason) = &sweep.reason {
-        line += &format!(": {reason}");
+        line += &format!(": {}", Printable(reason));
     }
     if let Some(best) = &sweep.best {
         let (index, metric, value) = (best.run_idx, best.metric, best.value);

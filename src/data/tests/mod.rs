@@ -1,6 +1,7 @@
 //! Token sets: packing, masks, cuts, the cache and its faults.
 
 mod faults;
+mod stride;
 
 use super::read::tests::parquet_file;
 use super::tokenizer::PIECE;
