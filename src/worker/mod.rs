@@ -20,7 +20,8 @@ mod train;
 
 use crate::config::RunConfig;
 use crate::device::cpu::Cpu;
-use crate::domain::{Code, DeviceName, Error, Result};
+use crate::device::cuda::Cuda;
+use crate::domain::{DeviceName, Result};
 use crate::protocol::Fact;
 use context::Context;
 use link::WorkerLink;
@@ -59,15 +60,16 @@ pub fn run(job: Job, link: &WorkerLink) -> Result<()> {
         DeviceName::Auto | DeviceName::Cpu => {
             train::train(&Cpu::new(job.threads), &job, &mut context)
         }
-        DeviceName::Cuda => Err(Error::new(
-            Code::DeviceUnavailable,
-            "cuda",
-            "this version has no GPU kernels yet",
-        )
-        .hint("use --device cpu or --device auto")),
+        DeviceName::Cuda(ordinal) => on_gpu(ordinal, &job, &mut context),
     };
     if let Err(error) = &result {
         link.send(Fact::failed(context.step, error));
     }
     result
+}
+
+fn on_gpu(ordinal: u16, job: &Job, context: &mut Context<'_>) -> Result<()> {
+    let compiled = prepare::cache_folder(&job.config.output)?.join("kernels");
+    let device = Cuda::open(ordinal.into(), Some(&compiled))?;
+    train::train(&device, job, context)
 }

@@ -76,6 +76,36 @@ const MUTANTS: &[Mutant] = &[
         "0.0f",
     ),
     (
+        "the ring overwrites the stage in use",
+        "tensor.cu",
+        "load(t + STAGES - 1);",
+        "load(t + STAGES);",
+    ),
+    (
+        "a wait for one group too few",
+        "tensor.cu",
+        "copy_async_wait<STAGES - 2>",
+        "copy_async_wait<STAGES - 1>",
+    ),
+    (
+        "the second half of a fragment first",
+        "tensor.cu",
+        "fb[j >> 1][(j & 1) * 2], fb[j >> 1][(j & 1) * 2 + 1]",
+        "fb[j >> 1][(j & 1) * 2 + 1], fb[j >> 1][(j & 1) * 2]",
+    ),
+    (
+        "no barrier before a stage is overwritten",
+        "tensor.cu",
+        "    __syncthreads();\n    if (t + STAGES",
+        "    if (t + STAGES",
+    ),
+    (
+        "bf16 by cutting",
+        "tensor.cu",
+        "(bits + 0x7fff + (bits >> 16 & 1)) >> 16",
+        "bits >> 16",
+    ),
+    (
         "of equal keys the higher latent wins",
         "topk.cu",
         "(u32)~latent; }",

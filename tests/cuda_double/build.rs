@@ -138,6 +138,7 @@ fn object(folder: &Path, unit: &Path, variant: &Variant, seed: &blake3::Hasher) 
         "-O2",
         "-march=native",
         "-fPIC",
+        "-ftls-model=initial-exec",
         "-DEMULATED",
         "-Wall",
         "-Wextra",

@@ -39,7 +39,6 @@ struct Multiprocessor {
   Gathering gatherings[32][4];
   unsigned char *stacks, *shared;
   Place place;
-  Thread* current = nullptr;
   uint32_t count = 0, alive = 0, at_barrier = 0;
   size_t shared_bytes = 0;
   const Kernel* kernel = nullptr;
@@ -65,7 +64,7 @@ void thread_body() {
   take(&sm->started);
   sm->kernel->call(sm->arguments);
   give(&sm->ended);
-  Thread& me = *sm->current;
+  Thread& me = *current_thread;
   if (!me.copies.empty()) fail("a thread ends while its copies are under way");
   me.state = Thread::done;
   --sm->alive;
@@ -73,7 +72,7 @@ void thread_body() {
 }
 
 void wait_at(Meeting meeting) {
-  Thread& me = *sm->current;
+  Thread& me = *current_thread;
   me.state = Thread::waiting;
   me.meeting = meeting;
   me.fiber.suspend();
@@ -168,8 +167,8 @@ void run_block(uint32_t schedule) {
         for (uint32_t l = 0; l < 32; ++l) {
           const uint32_t number = warp * 32 + in_order(l, 32, schedule, warp);
           if (number >= sm->count || sm->threads[number].state != Thread::ready) continue;
-          sm->current = &sm->threads[number];
-          sm->current->fiber.resume();
+          current_thread = &sm->threads[number];
+          current_thread->fiber.resume();
           if (!sm->error.empty()) return;
           again = moved = true;
         }
@@ -186,8 +185,8 @@ void run_block(uint32_t schedule) {
 
 }  // namespace
 
-Thread& self() { return *sm->current; }
-const Place& place() { return sm->place; }
+__thread Thread* current_thread;
+__thread Place* current_place;
 unsigned char* shared_memory() { return sm->shared; }
 
 bool is_shared(const void* at, size_t n) {
@@ -198,8 +197,8 @@ bool is_shared(const void* at, size_t n) {
 void fail(const std::string& what) {
   const Index b = sm->place.block;
   sm->error = what + " (block " + std::to_string(b.x) + "," + std::to_string(b.y) + ", thread " +
-              std::to_string(sm->current->number) + ")";
-  sm->current->fiber.leave();
+              std::to_string(current_thread->number) + ")";
+  current_thread->fiber.leave();
 }
 
 void meet_block() {
@@ -218,7 +217,7 @@ void meet_block() {
 }
 
 void meet_warp(uint32_t mask, Meeting meeting, void* brought, Act act) {
-  Thread& me = *sm->current;
+  Thread& me = *current_thread;
   const uint32_t warp = me.number / 32, width = sm->count - warp * 32;
   if (width < 32) mask &= (1u << width) - 1;
   if (!(mask >> me.lane() & 1)) fail(std::string(name_of(meeting)) + " without its own lane");
@@ -280,6 +279,7 @@ std::string run(const Kernel& kernel, const Launch& launch) {
     if (!own) own = std::make_unique<Multiprocessor>();
     sm = own.get();
     sm->error.clear();
+    current_place = &sm->place;
     sm->kernel = &kernel;
     sm->arguments = launch.arguments;
     sm->shared_bytes = launch.shared_bytes;

@@ -44,8 +44,11 @@ struct Place {
   Index block, threads, blocks;
 };
 
-Thread& self();
-const Place& place();
+// Of the host's thread; kernels ask for them all the time.
+extern __thread Thread* current_thread;
+extern __thread Place* current_place;
+inline Thread& self() { return *current_thread; }
+inline const Place& place() { return *current_place; }
 unsigned char* shared_memory();
 // Whether n bytes lie within the block's shared memory.
 bool is_shared(const void* at, size_t n);

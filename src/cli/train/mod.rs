@@ -26,8 +26,9 @@ use std::time::Duration;
 pub struct TrainArgs {
     /// The run: model, hook points, text, autoencoder, training
     run: PathBuf,
-    /// Where to compute: auto takes the best there is
-    #[arg(long, value_enum, default_value_t = DeviceName::Auto)]
+    /// Where to compute: auto, cpu, or cuda[:N] for an NVIDIA GPU. auto is the CPU until the
+    /// kernels were measured on GPUs
+    #[arg(long, default_value_t = DeviceName::Auto)]
     device: DeviceName,
     /// Threads of the CPU device; 0 means one a core. Results do not depend on it
     #[arg(long, default_value_t = 0)]

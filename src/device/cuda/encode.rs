@@ -3,11 +3,11 @@
 //! A stretch of pre-activations is small enough to stay in the GPU's cache between the kernel
 //! that writes it and those that read it; the whole [B, F] is never there.
 
-use super::Cuda;
 use super::compact::Compact;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
 use super::topk::TopK;
+use super::{Cuda, Factors};
 use crate::device::sae::{Encode, Pick, Select};
 use crate::domain::Result;
 
@@ -15,6 +15,9 @@ use crate::domain::Result;
 const TILE: usize = 64;
 /// Bytes of shared memory of a block of the product: two slices of 16 of a tile's sides.
 pub const PRODUCT_SHARED: usize = 2 * 16 * (TILE + 4) * 4;
+
+/// … of that in bf16: three stages of two panels of 128 rows of 40.
+const BF16_SHARED: usize = 3 * 2 * 128 * 40 * 2;
 
 /// A stretch of pre-activations.
 pub struct Stretch<'a> {
@@ -54,6 +57,7 @@ pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) 
     let fit = cuda.stretch / (4 * tokens.max(1)) / TILE * TILE;
     let columns = fit.clamp(TILE, d_sae.next_multiple_of(TILE));
     let mut p = Memory::new(&cuda.gpu, tokens * columns)?;
+    let operands = Operands::new(cuda, product)?;
     let mut selections = Vec::new();
     for pick in &*picks {
         selections.push(match pick.select {
@@ -71,7 +75,7 @@ pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) 
     if picks.iter().any(|pick| among(pick).is_none()) {
         for first in (0..d_sae).step_by(columns) {
             let width = columns.min(d_sae - first);
-            multiply(cuda, product, None, first, width, &mut p, columns)?;
+            operands.multiply(cuda, product, None, first, width, &mut p, columns)?;
             let stretch = Stretch {
                 p: &p,
                 columns,
@@ -94,7 +98,7 @@ pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) 
         };
         for first in (0..number).step_by(columns) {
             let width = columns.min(number - first);
-            multiply(cuda, product, Some(latents), first, width, &mut p, columns)?;
+            operands.multiply(cuda, product, Some(latents), first, width, &mut p, columns)?;
             let stretch = Stretch {
                 p: &p,
                 columns,
@@ -114,33 +118,104 @@ pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) 
     Ok(())
 }
 
-/// p [tokens, columns] = pre-activations of `width` latents from `first`, or from place `first`
-/// among those that are given.
-fn multiply(
-    cuda: &Cuda,
-    product: &Product<'_>,
-    among: Option<&Memory<u32>>,
-    first: usize,
-    width: usize,
-    p: &mut Memory<f32>,
-    columns: usize,
-) -> Result<()> {
-    let (x, d, d_sae) = (product.x, product.d_in, product.d_sae);
-    // Rows that are named are found from the matrix' first row.
-    let row = if among.is_some() { 0 } else { first };
-    cuda.product(
-        x.buf.input(x.first * d, x.count * d),
-        product.center.map(|center| center.input(0, d)),
-        product.w_enc.input(row * d, (d_sae - row) * d),
-        among.map(|latents| latents.input(first, width)),
-        Some(product.b_enc.input(row, d_sae - row)),
-        p,
-        [x.count, width, d],
-        columns,
-    )
+/// The factors of the product, as they are multiplied.
+enum Operands {
+    F32,
+    /// x − center and the encoder in bf16, with rows of a multiple of 8.
+    Bf16 {
+        x: Memory<u16>,
+        w: Memory<u16>,
+        k: usize,
+    },
+}
+
+impl Operands {
+    fn new(cuda: &Cuda, product: &Product<'_>) -> Result<Self> {
+        let (x, d, d_sae) = (product.x, product.d_in, product.d_sae);
+        if cuda.factors == Factors::F32 {
+            return Ok(Self::F32);
+        }
+        let k = d.next_multiple_of(8);
+        let center = product.center.map(|center| center.input(0, d));
+        let rows = x.buf.input(x.first * d, x.count * d);
+        Ok(Self::Bf16 {
+            x: cuda.round_to_bf16(rows, center, x.count, d, k)?,
+            w: cuda.round_to_bf16(product.w_enc.input(0, d_sae * d), None, d_sae, d, k)?,
+            k,
+        })
+    }
+
+    /// p [tokens, columns] = pre-activations of `width` latents from `first`, or from place
+    /// `first` among those that are given.
+    fn multiply(
+        &self,
+        cuda: &Cuda,
+        product: &Product<'_>,
+        among: Option<&Memory<u32>>,
+        first: usize,
+        width: usize,
+        p: &mut Memory<f32>,
+        columns: usize,
+    ) -> Result<()> {
+        let (x, d, d_sae) = (product.x, product.d_in, product.d_sae);
+        // Rows that are named are found from the matrix' first row.
+        let row = if among.is_some() { 0 } else { first };
+        let pick = among.map(|latents| latents.input(first, width));
+        let bias = Some(product.b_enc.input(row, d_sae - row));
+        match self {
+            Self::F32 => cuda.product(
+                x.buf.input(x.first * d, x.count * d),
+                product.center.map(|center| center.input(0, d)),
+                product.w_enc.input(row * d, (d_sae - row) * d),
+                pick,
+                bias,
+                p,
+                [x.count, width, d],
+                columns,
+            ),
+            Self::Bf16 { x: a, w, k } => {
+                let shape = Shape {
+                    blocks: [width.div_ceil(128), x.count.div_ceil(128)],
+                    threads: 256,
+                    shared: BF16_SHARED,
+                };
+                cuda.kernels.product_bf16(
+                    &cuda.gpu,
+                    shape,
+                    a.input(0, x.count * k),
+                    w.input(row * k, (d_sae - row) * k),
+                    pick,
+                    bias,
+                    p.output(x.count * columns),
+                    count(x.count),
+                    count(width),
+                    count(*k),
+                    count(columns),
+                )
+            }
+        }
+    }
 }
 
 impl Cuda {
+    /// The rows less `center` as bf16, with 0 behind them up to `padded`.
+    fn round_to_bf16(
+        &self,
+        rows: In<'_, f32>,
+        center: Option<In<'_, f32>>,
+        n: usize,
+        d: usize,
+        padded: usize,
+    ) -> Result<Memory<u16>> {
+        let len = n * padded;
+        let mut out = Memory::new(&self.gpu, len)?;
+        let (shape, to) = (Shape::threads(len), out.output(len));
+        let [d, padded] = [d, padded].map(count);
+        self.kernels
+            .round_to_bf16(&self.gpu, shape, rows, center, to, len as u64, d, padded)?;
+        Ok(out)
+    }
+
     /// out [m, n] = (a − center)·bᵀ + bias, with rows of `columns` in `out`.
     pub(super) fn product(
         &self,

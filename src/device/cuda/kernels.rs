@@ -7,10 +7,16 @@ use crate::domain::Result;
 use std::path::Path;
 
 /// A file that kernels include.
-pub const HEADERS: &[Source] = &[Source {
-    name: "common.cuh",
-    text: include_str!("../../../kernels/common.cuh"),
-}];
+pub const HEADERS: &[Source] = &[
+    Source {
+        name: "common.cuh",
+        text: include_str!("../../../kernels/common.cuh"),
+    },
+    Source {
+        name: "tensor.cuh",
+        text: include_str!("../../../kernels/tensor.cuh"),
+    },
+];
 
 type Floats<'a> = In<'a, f32>;
 type Ints<'a> = In<'a, u32>;
@@ -25,6 +31,16 @@ kernels! {
         product_tn(
             a: Floats<'_>, b: Floats<'_>, c: Out<'_, f32>, m: u32, n: u32, k: u32,
             accumulate: u32,
+        );
+    }
+    "tensor.cu" {
+        round_to_bf16(
+            input: Floats<'_>, center: Option<Floats<'_>>, out: Out<'_, u16>, n: u64, d: u32,
+            padded: u32,
+        );
+        product_bf16(
+            a: In<'_, u16>, b: In<'_, u16>, pick: Option<Ints<'_>>, bias: Option<Floats<'_>>,
+            c: Out<'_, f32>, m: u32, n: u32, k: u32, columns: u32,
         );
     }
     "topk.cu" {

@@ -40,6 +40,18 @@ pub struct Cuda {
     target: Target,
     /// Bytes of pre-activations that are there at a time.
     stretch: usize,
+    /// What the encoder's product is computed from.
+    factors: Factors,
+}
+
+/// What the factors of the encoder's product are rounded to. Sums, weights and everything else
+/// are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Factors {
+    /// Nothing.
+    F32,
+    /// bf16, for tensor cores.
+    Bf16,
 }
 
 impl Cuda {
@@ -85,7 +97,14 @@ impl Cuda {
             model,
             target,
             stretch: 32 << 20,
+            factors: Factors::F32,
         })
+    }
+
+    /// … whose encoder multiplies such factors.
+    #[must_use]
+    pub fn with_factors(self, factors: Factors) -> Self {
+        Self { factors, ..self }
     }
 
     /// … that holds at most `bytes` of pre-activations at a time.

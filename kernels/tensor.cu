@@ -1,0 +1,95 @@
+// The encoder's product on tensor cores: bf16 factors, f32 sums.
+#include "common.cuh"
+#include "tensor.cuh"
+
+namespace {
+// A tile of 128 x 128; eight warps of 64 x 32 each. A ring of stages of 32 values of k; rows are
+// 8 values longer, so that the eight rows of a matrix lie in different banks.
+constexpr u32 SIDE = 128, DEPTH = 32, STAGES = 3, ROW = DEPTH + 8, PANEL = SIDE * ROW;
+
+DEVICE u16 to_bf16(float v) {
+  const u32 bits = __float_as_uint(v);
+  if (v != v) return (u16)(bits >> 16 | 0x40);
+  return (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+}  // namespace
+
+// out [rows, padded] = in [rows, d] - center, the nearest bf16, and 0 behind it.
+KERNEL(round_to_bf16, 256)
+(const float* __restrict__ in, const float* __restrict__ center, u16* __restrict__ out, u64 n,
+ u32 d, u32 padded) {
+  const u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
+  if (i >= n) return;
+  const u32 c = (u32)(i % padded);
+  float v = 0.0f;
+  if (c < d) v = in[i / padded * d + c] - (center ? center[c] : 0.0f);
+  out[i] = to_bf16(v);
+}
+EXPORT(round_to_bf16)
+
+// c [m, n] = a . b^T + bias, with a [m, k], and b and pick as in product_nt; k is a multiple of 8.
+// Shared: 3 stages of 2 panels, 61440 bytes.
+KERNEL(product_bf16, 256)
+(const u16* __restrict__ a, const u16* __restrict__ b, const u32* __restrict__ pick,
+ const float* __restrict__ bias, float* __restrict__ c, u32 m, u32 n, u32 k, u32 columns) {
+  SHARED(u16, shared);
+  const u32 tid = threadIdx.x, lane = lane_id();
+  const u32 i0 = blockIdx.y * SIDE, j0 = blockIdx.x * SIDE;
+  const u32 wi = (warp_id() >> 2) * 64, wj = (warp_id() & 3) * 32;
+  float sum[4][4][4] = {};
+
+  auto load = [&](u32 tile) {
+    u16* sa = shared + tile % STAGES * 2 * PANEL;
+    u16* sb = sa + PANEL;
+#pragma unroll
+    for (u32 q = 0; q < 2; ++q) {
+      const u32 chunk = tid + q * 256, r = chunk >> 2, at = (chunk & 3) * 8;
+      const bool deep = tile * DEPTH + at < k;
+      const bool in_a = deep && i0 + r < m, in_b = deep && j0 + r < n;
+      const u32 j = in_b ? (pick ? pick[j0 + r] : j0 + r) : 0;
+      copy_async(sa + r * ROW + at, in_a ? a + (u64)(i0 + r) * k + tile * DEPTH + at : a, in_a ? 16 : 0);
+      copy_async(sb + r * ROW + at, in_b ? b + (u64)j * k + tile * DEPTH + at : b, in_b ? 16 : 0);
+    }
+  };
+
+  const u32 tiles = (k + DEPTH - 1) / DEPTH;
+  for (u32 t = 0; t < STAGES - 1; ++t) {
+    if (t < tiles) load(t);
+    copy_async_close();
+  }
+  for (u32 t = 0; t < tiles; ++t) {
+    copy_async_wait<STAGES - 2>();
+    __syncthreads();
+    if (t + STAGES - 1 < tiles) load(t + STAGES - 1);
+    copy_async_close();
+    const u16* sa = shared + t % STAGES * 2 * PANEL;
+    const u16* sb = sa + PANEL;
+#pragma unroll
+    for (u32 d = 0; d < DEPTH; d += 16) {
+      u32 fa[4][4], fb[2][4];
+#pragma unroll
+      for (u32 i = 0; i < 4; ++i)
+        load_matrices(fa[i], sa + (wi + i * 16 + (lane & 15)) * ROW + d + (lane >> 4) * 8);
+#pragma unroll
+      for (u32 j = 0; j < 2; ++j)
+        load_matrices(fb[j], sb + (wj + j * 16 + (lane >> 4) * 8 + (lane & 7)) * ROW + d + (lane >> 3 & 1) * 8);
+#pragma unroll
+      for (u32 i = 0; i < 4; ++i)
+#pragma unroll
+        for (u32 j = 0; j < 4; ++j)
+          multiply_bf16(sum[i][j], fa[i], fb[j >> 1][(j & 1) * 2], fb[j >> 1][(j & 1) * 2 + 1]);
+    }
+  }
+#pragma unroll
+  for (u32 i = 0; i < 4; ++i)
+#pragma unroll
+    for (u32 j = 0; j < 4; ++j)
+#pragma unroll
+      for (u32 h = 0; h < 4; ++h) {
+        const u32 r = i0 + wi + i * 16 + (lane >> 2) + (h >> 1) * 8;
+        const u32 l = j0 + wj + j * 8 + (lane & 3) * 2 + (h & 1);
+        if (r < m && l < n)
+          c[(u64)r * columns + l] = sum[i][j][h] + (bias ? bias[pick ? pick[l] : l] : 0.0f);
+      }
+}
+EXPORT(product_bf16)

@@ -1,0 +1,86 @@
+// Twins of `kernels/tensor.cuh`: asynchronous copies that land only at the wait, matrix loads and
+// bf16 products with the layouts of the PTX ISA.
+#pragma once
+#include "emulator.h"
+
+inline void copy_async(void* to, const void* from, u32 bytes) {
+  auto& me = emulator::self();
+  if (!emulator::is_shared(to, 16)) emulator::fail("an asynchronous copy outside shared memory");
+  if ((uintptr_t(to) | uintptr_t(from)) % 16) emulator::fail("an asynchronous copy off its alignment");
+  if (bytes > 16) emulator::fail("an asynchronous copy of more than 16 bytes");
+  // Who reads before the wait reads NaN.
+  memset(to, 0xff, 16);
+  me.copies.push_back({to, from, bytes});
+}
+inline void copy_async_close() {
+  auto& me = emulator::self();
+  me.groups.push_back(me.copies.size());
+}
+template <int left> void copy_async_wait() {
+  auto& me = emulator::self();
+  while (me.groups.size() > size_t(left)) {
+    const size_t end = me.groups.front();
+    for (size_t i = 0; i < end; ++i) {
+      const auto& copy = me.copies[i];
+      memset(copy.to, 0, 16);
+      memcpy(copy.to, copy.from, copy.bytes);
+    }
+    me.copies.erase(me.copies.begin(), me.copies.begin() + long(end));
+    me.groups.erase(me.groups.begin());
+    for (size_t& group : me.groups) group -= end;
+  }
+}
+
+namespace emulator {
+struct MatrixLoad {
+  const u16* row;
+  u32* out;
+};
+inline void gather_matrices(void* const* lanes, u32) {
+  for (u32 m = 0; m < 4; ++m)
+    for (u32 l = 0; l < 32; ++l) {
+      const u16* row = static_cast<MatrixLoad*>(lanes[m * 8 + l / 4])->row;
+      const u32 c = l % 4 * 2;
+      static_cast<MatrixLoad*>(lanes[l])->out[m] = row[c] | u32(row[c + 1]) << 16;
+    }
+}
+struct Product {
+  float* d;
+  const u32* a;
+  u32 b[2];
+};
+inline float half_of(u32 pair, u32 which) { return __uint_as_float(which ? pair & 0xffff0000u : pair << 16); }
+inline void multiply_matrices(void* const* lanes, u32) {
+  float a[16][16], b[16][8];
+  for (u32 l = 0; l < 32; ++l) {
+    const auto* p = static_cast<Product*>(lanes[l]);
+    const u32 g = l / 4, q = l % 4 * 2;
+    for (u32 i = 0; i < 4; ++i)
+      for (u32 h = 0; h < 2; ++h) a[g + i % 2 * 8][q + i / 2 * 8 + h] = half_of(p->a[i], h);
+    for (u32 i = 0; i < 2; ++i)
+      for (u32 h = 0; h < 2; ++h) b[q + i * 8 + h][g] = half_of(p->b[i], h);
+  }
+  for (u32 l = 0; l < 32; ++l) {
+    float* d = static_cast<Product*>(lanes[l])->d;
+    for (u32 i = 0; i < 4; ++i) {
+      const u32 r = l / 4 + i / 2 * 8, c = l % 4 * 2 + i % 2;
+      float sum = 0.0f;
+      for (u32 k = 0; k < 16; ++k) sum += a[r][k] * b[k][c];
+      d[i] += sum;
+    }
+  }
+}
+}  // namespace emulator
+
+inline void load_matrices(u32 (&out)[4], const void* row) {
+  if (uintptr_t(row) % 16) emulator::fail("a matrix load off its alignment");
+  if (!emulator::is_shared(row, 16)) emulator::fail("a matrix load outside shared memory");
+  // Each lane looks at its own row once, so that a race detector sees who reads what.
+  for (u32 i = 0; i < 8; ++i) (void)*(static_cast<const volatile u16*>(row) + i);
+  emulator::MatrixLoad mine = {static_cast<const u16*>(row), out};
+  emulator::meet_warp(~0u, emulator::Meeting::matrix, &mine, emulator::gather_matrices);
+}
+inline void multiply_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  emulator::Product mine = {d, a, {b0, b1}};
+  emulator::meet_warp(~0u, emulator::Meeting::matrix, &mine, emulator::multiply_matrices);
+}

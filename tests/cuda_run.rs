@@ -1,0 +1,120 @@
+//! Whole runs on an emulated GPU, through the real binary. Nothing here has run on a GPU.
+
+mod common;
+mod cuda_double;
+
+use common::Fixture;
+use serde_json::Value;
+use std::process::Output;
+
+/// The run on the emulated device, whose stand-ins are in `state`; `None` without an emulator.
+fn run(fixture: &Fixture, out: &str, state: &str, args: &[&str]) -> Option<Output> {
+    let folder = cuda_double::double()?.folder();
+    let mut command = fixture.command(out, &["--device", "cuda"]);
+    command.args(args).env("CUDA_DOUBLE", state);
+    Some(command.env("LD_LIBRARY_PATH", folder).output().unwrap())
+}
+
+fn events(output: &Output) -> Vec<Value> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    common::lines(&output.stdout)
+}
+
+/// A number of the one site, step by step.
+fn numbers(events: &[Value], key: &str) -> Vec<f64> {
+    let steps = common::of_kind(events, "step");
+    let numbers = steps.iter().map(|step| step["sites"][0][key].as_f64());
+    numbers.map(Option::unwrap).collect()
+}
+
+/// Both compute in f32 and sum in other orders. What little that is grows with every step; 20 of
+/// them leave less than this.
+fn agree(got: &[Value], expected: &[Value]) {
+    for key in ["loss", "l0", "fvu", "grad_norm"] {
+        let (got, expected) = (numbers(got, key), numbers(expected, key));
+        assert_eq!(got.len(), expected.len());
+        for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            let error = (got - expected).abs() / expected.abs().max(1e-3);
+            assert!(
+                error < 1e-3,
+                "{key} of step {step}: {got}, expected {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_run_on_the_emulated_gpu_is_that_of_the_cpu() {
+    let fixture = Fixture::new(20);
+    let Some(output) = run(&fixture, "cuda", "", &[]) else {
+        return;
+    };
+    let got = events(&output);
+    let expected = fixture.events("cpu", &["--device", "cpu"]);
+    let started = common::of_kind(&got, "run_started");
+    let device = started[0]["device"].as_str().unwrap();
+    assert_eq!(device, "cuda:0 (emulated GPU, sm_90a)");
+    agree(&got, &expected);
+}
+
+#[test]
+fn a_run_on_the_emulated_gpu_is_repeated_to_the_bit() {
+    let fixture = Fixture::new(12);
+    let Some(first) = run(&fixture, "first", "", &[]) else {
+        return;
+    };
+    events(&first);
+    // Another order of threads and blocks, and a run that is cut in two.
+    let state = "0.schedule=77";
+    events(&run(&fixture, "second", state, &["--set", "training.stop_at=10"]).unwrap());
+    events(&run(&fixture, "second", state, &["--resume"]).unwrap());
+    assert_eq!(fixture.result("second"), fixture.result("first"));
+}
+
+#[test]
+fn memory_that_runs_out_once_makes_micro_batches_smaller_and_changes_nothing_else() {
+    let fixture = Fixture::new(6);
+    // In the first step.
+    let Some(output) = run(&fixture, "run", "0.fail_alloc_at=120", &[]) else {
+        return;
+    };
+    let all = events(&output);
+    let oom = common::of_kind(&all, "oom");
+    assert_eq!(oom.len(), 1, "{all:#?}");
+    assert_eq!(
+        (&oom[0]["step"], &oom[0]["micro_batch"]),
+        (&1.into(), &32.into())
+    );
+    agree(&all, &fixture.events("cpu", &["--device", "cpu"]));
+}
+
+#[test]
+fn a_gpu_that_breaks_down_ends_the_run_which_goes_on_from_its_checkpoint() {
+    let fixture = Fixture::new(12);
+    let Some(whole) = run(&fixture, "whole", "", &[]) else {
+        return;
+    };
+    events(&whole);
+    // Well behind the first checkpoint.
+    let broken = run(&fixture, "broken", "0.fail_launch_at=900", &[]).unwrap();
+    let said = String::from_utf8_lossy(&broken.stderr);
+    assert_eq!(broken.status.code(), Some(64), "{said}");
+    assert!(said.contains("device-poisoned"), "{said}");
+    events(&run(&fixture, "broken", "", &["--resume"]).unwrap());
+    assert_eq!(fixture.result("broken"), fixture.result("whole"));
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_named() {
+    let fixture = Fixture::new(6);
+    let Some(output) = run(&fixture, "run", "devices=1", &["--device", "cuda:3"]) else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(63), "{said}");
+    assert!(
+        said.contains("cuda:3") && said.contains("one GPU"),
+        "{said}"
+    );
+}
