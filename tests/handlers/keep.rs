@@ -180,7 +180,7 @@ fn what_a_handler_did_not_get_done_waits_for_the_next() {
     bus.say(None, "epoch");
     bus.recorder.wait("file", "epoch", 4);
     bus.recorder.assert_order("file", &["epoch"; 4]);
-    assert_eq!(bus.recorder.of("more", "epoch").len(), 1);
+    assert_eq!(bus.recorder.wait("more", "epoch", 1).len(), 1);
 }
 
 /// The bus is held up while more happens than the live stream has room for.

@@ -253,3 +253,6 @@ pub(super) fn emergency(run: &Run) -> Option<Failure> {
         message: error.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests;

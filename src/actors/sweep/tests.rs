@@ -117,7 +117,7 @@ fn a_pause_of_the_sweep_counts_more_than_the_monitors() {
 #[test]
 fn a_run_carries_the_weights_of_the_last_one_that_succeeded() {
     let (_dir, mut store) = store();
-    let text = "name = \"c\"\ncarry_over = true\n[grid]\nseed = [1, 2, 3]\n";
+    let text = "name = \"c\"\ncarry_over = true\n[grid]\nseed = [1, 2, 3, 4]\n";
     let id = begun(&mut store, text).unwrap();
     let from = |store: &Store, index: usize| {
         let run = Sweep::load(&store.view(), id).unwrap().runs[index - 1].id;
@@ -125,16 +125,41 @@ fn a_run_carries_the_weights_of_the_last_one_that_succeeded() {
         let run = RunConfig::parse("run.toml", &toml, Path::new("/"), &[]);
         run.unwrap().training.init_from
     };
-    for (index, end) in [(0, Report::Completed), (1, Report::Failed)] {
+    let ends = [Report::Completed, Report::Completed, Report::Failed];
+    for (index, end) in ends.into_iter().enumerate() {
         let run = Sweep::load(&store.view(), id).unwrap().runs[index].id;
         for said in [Report::Given, Report::Started, end] {
             report(&mut store, run, said);
         }
         store.write(|tx| advance(tx, id)).unwrap();
     }
-    let first = Some(format!("/state/sweeps/{id}-c/run-1").into());
-    assert_eq!(from(&store, 1), None);
-    assert_eq!((from(&store, 2), from(&store, 3)), (first.clone(), first));
+    let folder = |n: u64| Some(format!("/state/sweeps/{id}-c/run-{n}").into());
+    let all: Vec<_> = (1..=4).map(|index| from(&store, index)).collect();
+    assert_eq!(all, [None, folder(1), folder(2), folder(2)]);
+}
+
+/// A run that went on after its worker had told an end has no measures of where it is now.
+#[test]
+fn what_was_measured_counts_only_where_the_run_still_stands() {
+    let (_dir, mut store) = store();
+    let id = begun(&mut store, "[grid]\nseed = [1, 2]\n").unwrap();
+    let mut run = Sweep::load(&store.view(), id).unwrap().runs[0].clone();
+    run.ending = Some(serde_json::json!({
+        "step": 10, "steps": 100, "tokens": 640, "skipped": 0, "loss": 0.5, "seconds": 1.0,
+        "folder": "run-1", "checkpoint": null, "peak_memory": null,
+    }));
+    let known = BTreeMap::from([("loss".to_owned(), 0.5)]);
+    for (state, step, expected) in [
+        (RunState::Completed, 10, &known),
+        (RunState::Stopped, 10, &known),
+        (RunState::Stopped, 11, &BTreeMap::new()),
+        (RunState::Running, 10, &BTreeMap::new()),
+        (RunState::Failed, 10, &BTreeMap::new()),
+    ] {
+        run.state = state;
+        run.progress.step = step;
+        assert_eq!(measures(&run), *expected, "{state} at {step}");
+    }
 }
 
 /// A run that stands at a rung and that nothing lets go on: the session would ask for it for

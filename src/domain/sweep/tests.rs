@@ -159,6 +159,35 @@ fn at_a_rung_the_best_go_on_and_the_others_are_reported() {
     assert_eq!(acts.last(), Some(&Act::Say(News::Ended(Completed))));
 }
 
+#[test]
+fn the_share_that_goes_on_from_a_rung_is_rounded_up_and_never_none() {
+    for (runs, keep, kept) in [
+        (3, 0.5, 2),
+        (5, 0.2, 1),
+        (5, 0.21, 2),
+        (4, 0.99, 4),
+        (2, 0.01, 1),
+    ] {
+        let halving = Halving {
+            metric: Measure::CeRecovered,
+            mode: None,
+            rungs: vec![10],
+            keep,
+        };
+        let plan = Plan {
+            halving: Some(halving),
+            ..plan(runs, runs)
+        };
+        let all = vec![seen(RunState::Stopped, 10, 0.5); runs as usize];
+        let acts = Session::new(&plan).advance(&plan, &all);
+        let Some(Act::Say(News::RungComplete { kept: found, .. })) = acts.first() else {
+            panic!("{acts:?}");
+        };
+        // Among equals the earlier ones.
+        assert_eq!(*found, (1..=kept).collect::<Vec<_>>(), "{keep} of {runs}");
+    }
+}
+
 /// A session in `phase` with one run under way.
 fn in_phase(phase: Phase) -> (Session, Plan, Vec<Seen>) {
     let plan = plan(2, 1);
