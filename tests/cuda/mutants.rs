@@ -237,14 +237,48 @@ fn full() -> bool {
     std::env::var_os("BACKPROPD_FULL").is_some_and(|v| v == "1")
 }
 
-/// The tests of operations, in a process with other stand-ins.
-fn operations(folder: &Path, variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["operations::", "--test-threads", "2"]);
-    command
-        .env("CUDA_DOUBLE_FOLDER", folder)
-        .env_remove("BACKPROPD_FULL");
-    command.envs(variables.iter().copied()).output().unwrap()
+/// The tests of operations, the quickest first.
+const TESTS: [&str; 7] = [
+    "factors_are",
+    "nan_is",
+    "a_later_latent",
+    "bits_do_not",
+    "every_operation",
+    "selections_agree",
+    "the_encoder",
+];
+
+/// Tests in a process with other stand-ins, up to the first that fails, of which the output is.
+fn failing(
+    tests: &[&str],
+    folder: &Path,
+    before: &[&str],
+    variables: &[(&str, &str)],
+) -> Option<Output> {
+    let own = std::env::current_exe().unwrap();
+    tests.iter().find_map(|test| {
+        let mut command = match before {
+            [] => Command::new(&own),
+            [first, others @ ..] => {
+                let mut command = Command::new(first);
+                command.args(others).arg(&own);
+                command
+            }
+        };
+        command.arg(format!("operations::{test}"));
+        command
+            .env("CUDA_DOUBLE_FOLDER", folder)
+            .env_remove("BACKPROPD_FULL");
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        (!output.status.success()).then_some(output)
+    })
+}
+
+fn copy_kernels(to: &Path) {
+    for entry in std::fs::read_dir(Variant::default().kernels).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
 }
 
 #[test]
@@ -255,14 +289,11 @@ fn every_planted_bug_is_seen() {
     let Some(whole) = build(&Variant::default()) else {
         return;
     };
-    assert!(operations(&whole, &[]).status.success());
+    assert!(failing(&TESTS, &whole, &[], &[]).is_none());
     let mut missed = Vec::new();
     for (what, file, old, new) in MUTANTS {
         let folder = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(Variant::default().kernels).unwrap() {
-            let path = entry.unwrap().path();
-            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
-        }
+        copy_kernels(folder.path());
         let path = folder.path().join(file);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(old), "{file} no longer says {old:?}");
@@ -271,9 +302,8 @@ fn every_planted_bug_is_seen() {
             kernels: folder.path().to_owned(),
             ..Variant::default()
         };
-        let output = operations(&build(&variant).unwrap(), &[]);
-        println!("{what}: {}", output.status);
-        if output.status.success() {
+        if failing(&TESTS, &build(&variant).unwrap(), &[], &[]).is_none() {
+            println!("{what}: not seen");
             missed.push(what);
         }
     }
@@ -291,16 +321,21 @@ fn runtime(name: &str) -> Option<PathBuf> {
     path.is_absolute().then_some(path)
 }
 
-/// Runs the operations with a sanitizer; `None` where the compiler has none.
-fn sanitized(sanitizer: Sanitizer, library: &str, options: (&str, &str)) -> Option<Output> {
+/// The stand-ins with a sanitizer, and the library it wants; `None` where the compiler has none.
+fn sanitized(
+    sanitizer: Sanitizer,
+    library: &str,
+    kernels: Option<&Path>,
+) -> Option<(PathBuf, PathBuf)> {
     let runtime = runtime(library)?;
-    let variant = Variant {
+    let mut variant = Variant {
         sanitizer,
         ..Variant::default()
     };
-    let folder = build(&variant)?;
-    let preload = ("LD_PRELOAD", runtime.to_str()?);
-    Some(operations(&folder, &[preload, options]))
+    if let Some(kernels) = kernels {
+        kernels.clone_into(&mut variant.kernels);
+    }
+    Some((build(&variant)?, runtime))
 }
 
 #[test]
@@ -308,9 +343,60 @@ fn no_kernel_leaves_its_memory() {
     if !full() {
         return;
     }
-    let options = ("ASAN_OPTIONS", "detect_leaks=0");
-    if let Some(output) = sanitized(Sanitizer::Address, "libasan.so", options) {
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
+    let Some((folder, runtime)) = sanitized(Sanitizer::Address, "libasan.so", None) else {
+        return;
+    };
+    let variables = [
+        ("LD_PRELOAD", runtime.to_str().unwrap()),
+        ("ASAN_OPTIONS", "detect_leaks=0"),
+    ];
+    let output = failing(&TESTS[..5], &folder, &[], &variables);
+    assert!(output.is_none(), "{}", said(&output.unwrap()));
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What the race detector says about the quick tests of these kernels; "" where nothing.
+fn races(kernels: Option<&Path>) -> Option<String> {
+    let (folder, runtime) = sanitized(Sanitizer::Thread, "libtsan.so", kernels)?;
+    let scratch = tempfile::tempdir().unwrap();
+    // This program itself is not built for the detector.
+    let own = std::env::current_exe().unwrap();
+    let ignored = scratch.path().join("ignored");
+    let name = own.file_name().unwrap().to_string_lossy();
+    std::fs::write(&ignored, format!("race:/{name}\n")).unwrap();
+    let options = format!("suppressions={} exitcode=66", ignored.display());
+    let variables = [
+        ("LD_PRELOAD", runtime.to_str().unwrap()),
+        ("TSAN_OPTIONS", options.as_str()),
+    ];
+    // It wants its addresses where they always are.
+    let output = failing(&TESTS[..4], &folder, &["setarch", "-R"], &variables);
+    Some(output.as_ref().map_or_else(String::new, said))
+}
+
+#[test]
+fn no_two_threads_race() {
+    if !full() {
+        return;
     }
+    let Some(found) = races(None) else {
+        return;
+    };
+    assert_eq!(found, "");
+    // … and it would be seen.
+    let folder = tempfile::tempdir().unwrap();
+    copy_kernels(folder.path());
+    let file = folder.path().join("tensor.cu");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let barrier = "    __syncthreads();\n    if (t + STAGES";
+    assert!(text.contains(barrier));
+    std::fs::write(&file, text.replacen(barrier, "    if (t + STAGES", 1)).unwrap();
+    let found = races(Some(folder.path())).unwrap();
+    assert!(
+        found.contains("data race") && found.contains("product_bf16"),
+        "{found}"
+    );
 }

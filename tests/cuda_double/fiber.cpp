@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #endif
 #if defined(WATCH_RACES)
 #include <sanitizer/tsan_interface.h>
@@ -79,6 +79,10 @@ void enter() {
 
 void Fiber::begin(unsigned char* memory, void (*body)()) {
   stack = memory;
+#if defined(__SANITIZE_ADDRESS__)
+  // The fiber before left its frames as they were.
+  ASAN_UNPOISON_MEMORY_REGION(memory, STACK_BYTES);
+#endif
   body_of_next = body;
   // At its first instruction a function finds the stack 8 bytes off a multiple of 16.
   void** top = reinterpret_cast<void**>(memory + STACK_BYTES) - 3;
