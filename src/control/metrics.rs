@@ -7,8 +7,8 @@ use super::router::Daemon;
 use super::runs::OneRun;
 use crate::actors::store::read;
 use crate::domain::{Code, Error, Result};
-use crate::protocol::service::{Metrics, Point};
-use crate::store::{MetricPoint, MetricQuery};
+use crate::protocol::service::Metrics;
+use crate::store::MetricQuery;
 use aide::axum::ApiRouter;
 use aide::axum::routing::get_with;
 use axum::Json;
@@ -65,7 +65,7 @@ async fn metrics(
     Ok(Json(Metrics {
         run,
         next: last.map(|point| format!("{}:{}", point.step, point.site)),
-        points: points.into_iter().map(point).collect(),
+        points,
     }))
 }
 
@@ -80,20 +80,4 @@ fn after_of(text: &str) -> Result<(u64, String)> {
         )
         .hint("give what the page before said in `next`")
     })
-}
-
-fn point(point: MetricPoint) -> Point {
-    Point {
-        step: point.step,
-        site: point.site,
-        loss: point.loss,
-        l0: point.l0,
-        l1: point.l1,
-        dead: point.dead,
-        fvu: point.fvu,
-        lr: point.lr,
-        grad_norm: point.grad_norm,
-        gpu_mem: point.gpu_mem,
-        tokens_per_second: point.tokens_per_second,
-    }
 }

@@ -4,6 +4,7 @@
 mod access;
 mod actors;
 mod answer;
+mod assets;
 mod datasets;
 mod events;
 mod extract;

@@ -106,6 +106,11 @@ impl Assets<'_> {
                     deleted.files,
                     HumanBytes(deleted.bytes_freed)
                 ),
+                false if deleted.files > 0 => format!(
+                    "; its files are untouched, {} token sets with {} are gone",
+                    deleted.files,
+                    HumanBytes(deleted.bytes_freed)
+                ),
                 false => "; its files are untouched".into(),
             };
             format!("{} {} is forgotten{gone}\n", self.kind, deleted.name)

@@ -19,7 +19,7 @@ pub struct Metrics {
 }
 
 /// The measures of one hook point at one step. What is not known is null.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Point {
     /// 1, 2, 3, ….
     pub step: u64,

@@ -1,9 +1,14 @@
 //! Charts as SVG.
 
-use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::chart::MeshStyle;
+use plotters::coord::Shift;
+use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 const SIZE: (u32, u32) = (560, 300);
+/// Height of a row of a legend.
+const ROW: i32 = 16;
 const INK: RGBColor = RGBColor(0x33, 0x3a, 0x44);
 const GRID: RGBColor = RGBColor(0xe6, 0xe9, 0xee);
 const COLOURS: [RGBColor; 6] = [
@@ -56,55 +61,54 @@ impl LineChart<'_> {
         Y: AsRangedCoord<Value = f64>,
         Y::CoordDescType: ValueFormatter<f64>,
     {
-        let mut svg = String::new();
-        {
-            let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-            let mut chart = ChartBuilder::on(&root)
-                .caption(self.title, ("sans-serif", 15, &INK))
-                .margin(8)
-                .margin_right(18)
-                .x_label_area_size(32)
-                .y_label_area_size(58)
-                .build_cartesian_2d(x, y)
-                .ok()?;
-            chart
-                .configure_mesh()
-                .light_line_style(TRANSPARENT)
-                .bold_line_style(GRID)
-                .axis_style(GRID)
-                .label_style(("sans-serif", 11, &INK))
-                .x_desc("step")
-                .x_labels(6)
-                .y_labels(6)
-                .x_label_formatter(&|v| number(*v))
-                .y_label_formatter(&|v| number(*v))
-                .draw()
-                .ok()?;
-            for (index, (name, points)) in self.series.iter().enumerate() {
+        picture(self.title, |mut area| {
+            if self.series.len() > 1 {
+                area = self.legend(&area)?;
+            }
+            let mut chart = frame(&area, 32, 58).build_cartesian_2d(x, y).ok()?;
+            let mut mesh = chart.configure_mesh();
+            dress(&mut mesh, "step", "");
+            mesh.x_labels(6).y_labels(6).x_label_formatter(&short);
+            mesh.draw().ok()?;
+            for (index, (_, points)) in self.series.iter().enumerate() {
                 let style = COLOURS[index % COLOURS.len()].stroke_width(2);
-                let line = chart
-                    .draw_series(LineSeries::new(points.iter().copied(), style))
-                    .ok()?;
-                if self.series.len() > 1 {
-                    line.label(name)
-                        .legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], style));
-                }
+                let line = LineSeries::new(points.iter().copied(), style);
+                chart.draw_series(line).ok()?;
                 if points.len() <= 40 {
                     let dots = points.iter().map(|p| Circle::new(*p, 3, style.filled()));
                     chart.draw_series(dots).ok()?;
                 }
             }
-            if self.series.len() > 1 {
-                chart
-                    .configure_series_labels()
-                    .background_style(WHITE.mix(0.85))
-                    .label_font(("sans-serif", 11, &INK))
-                    .draw()
-                    .ok()?;
+            Some(())
+        })
+    }
+
+    /// The names of the series in rows above the plot, where no line runs; returns what is
+    /// left of `area`.
+    fn legend<'a>(&self, area: &Area<'a>) -> Option<Area<'a>> {
+        let (left, right) = (58, SIZE.0 as i32 - 18);
+        let (mut x, mut y, mut places) = (left, 2, Vec::new());
+        for (name, _) in &self.series {
+            // There are no fonts to ask: this is wide enough for most letters.
+            let width = 30 + 7 * name.chars().count() as i32;
+            if x > left && x + width > right {
+                (x, y) = (left, y + ROW);
             }
-            root.present().ok()?;
+            places.push((x, y));
+            x += width;
         }
-        Some(svg)
+        let (row, rest) = area.split_vertically(y + ROW);
+        for (index, ((name, _), (x, y))) in self.series.iter().zip(places).enumerate() {
+            let style = COLOURS[index % COLOURS.len()].stroke_width(2);
+            let middle = y + ROW / 2;
+            row.draw(&PathElement::new([(x, middle), (x + 14, middle)], style))
+                .ok()?;
+            let ink = TextStyle::from(("sans-serif", 11).into_font()).color(&INK);
+            let ink = ink.pos(Pos::new(HPos::Left, VPos::Center));
+            row.draw(&Text::new(name.as_str(), (x + 19, middle), ink))
+                .ok()?;
+        }
+        Some(rest)
     }
 }
 
@@ -156,31 +160,14 @@ impl ScatterChart<'_> {
     {
         let (low, high) = bounds(self.points.iter().map(|p| p.at.1))?;
         let margin = ((high - low) * 0.1).max(high.abs() * 0.01).max(1e-9);
-        let mut svg = String::new();
-        {
-            let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-            let mut chart = ChartBuilder::on(&root)
-                .caption(self.title, ("sans-serif", 15, &INK))
-                .margin(8)
-                .margin_right(18)
-                .x_label_area_size(36)
-                .y_label_area_size(64)
+        picture(self.title, |area| {
+            let mut chart = frame(&area, 36, 64)
                 .build_cartesian_2d(x, low - margin..high + margin)
                 .ok()?;
-            chart
-                .configure_mesh()
-                .light_line_style(TRANSPARENT)
-                .bold_line_style(GRID)
-                .axis_style(GRID)
-                .label_style(("sans-serif", 11, &INK))
-                .x_desc(self.x)
-                .y_desc(self.y)
-                .x_labels(6)
-                .y_labels(6)
-                .x_label_formatter(&|v| number(*v))
-                .y_label_formatter(&|v| number(*v))
-                .draw()
-                .ok()?;
+            let mut mesh = chart.configure_mesh();
+            dress(&mut mesh, self.x, self.y);
+            mesh.x_labels(6).y_labels(6).x_label_formatter(&short);
+            mesh.draw().ok()?;
             if self.front {
                 let line = LineSeries::new(self.front_line(), COLOURS[0].mix(0.35).stroke_width(2));
                 chart.draw_series(line).ok()?;
@@ -199,9 +186,8 @@ impl ScatterChart<'_> {
                     )
             });
             chart.draw_series(points).ok()?;
-            root.present().ok()?;
-        }
-        Some(svg)
+            Some(())
+        })
     }
 
     fn front_line(&self) -> Vec<(f64, f64)> {
@@ -226,30 +212,16 @@ pub fn density_histogram(title: &str, edges: &[f64], counts: &[u64]) -> Option<S
         1.0
     };
     let top = counts.iter().copied().max()?.max(1) as f64 * 1.08;
-    let mut svg = String::new();
-    {
-        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        let mut chart = ChartBuilder::on(&root)
-            .caption(title, ("sans-serif", 15, &INK))
-            .margin(8)
-            .margin_right(18)
-            .x_label_area_size(32)
-            .y_label_area_size(58)
+    picture(title, |area| {
+        let mut chart = frame(&area, 32, 58)
             .build_cartesian_2d(low..high + width, 0.0..top)
             .ok()?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .label_style(("sans-serif", 11, &INK))
-            .x_desc("log10 of the share of tokens on which a latent is active")
-            .y_desc("latents")
-            .y_label_formatter(&|v| number(*v))
-            .x_label_formatter(&|v| format!("{v:.1}"))
-            .draw()
-            .ok()?;
+        let mut mesh = chart.configure_mesh();
+        let share = "log10 of the share of tokens on which a latent is active";
+        dress(&mut mesh, share, "latents");
+        mesh.disable_x_mesh()
+            .x_label_formatter(&|v| format!("{v:.1}"));
+        mesh.draw().ok()?;
         let bars = edges.iter().zip(counts).map(|(edge, count)| {
             let corners = [
                 (edge + width * 0.06, 0.0),
@@ -258,9 +230,58 @@ pub fn density_histogram(title: &str, edges: &[f64], counts: &[u64]) -> Option<S
             Rectangle::new(corners, COLOURS[0].mix(0.8).filled())
         });
         chart.draw_series(bars).ok()?;
+        Some(())
+    })
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// An SVG with `title` above what `draw` draws.
+fn picture(title: &str, draw: impl FnOnce(Area<'_>) -> Option<()>) -> Option<String> {
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let style = ("sans-serif", 15, &INK).into_text_style(&root);
+        draw(root.margin(8, 0, 0, 0).titled(title, style).ok()?)?;
         root.present().ok()?;
     }
     Some(svg)
+}
+
+/// A plot in `area` with room for its labels.
+fn frame<'a, 'b>(
+    area: &'a Area<'b>,
+    below: u32,
+    beside: u32,
+) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+    let mut builder = ChartBuilder::on(area);
+    builder
+        .margin(8)
+        .margin_top(2)
+        .margin_right(18)
+        .x_label_area_size(below)
+        .y_label_area_size(beside);
+    builder
+}
+
+/// What all meshes have in common.
+fn dress<X, Y, DB>(mesh: &mut MeshStyle<'_, '_, X, Y, DB>, x: &str, y: &str)
+where
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    DB: DrawingBackend,
+{
+    mesh.light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(GRID)
+        .label_style(("sans-serif", 11, &INK))
+        .x_desc(x)
+        .y_desc(y)
+        .y_label_formatter(&short);
+}
+
+fn short(v: &f64) -> String {
+    number(*v)
 }
 
 fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
@@ -321,6 +342,50 @@ mod tests {
             let svg = chart(values, true).unwrap();
             assert!(svg.starts_with("<svg") && svg.contains("loss"));
         }
+    }
+
+    #[test]
+    fn the_names_of_series_stand_above_every_line() {
+        let names = [
+            "training batch",
+            "held out",
+            "a rather long name of a third one",
+            "d",
+        ];
+        let all = names.iter().map(|name| {
+            let points = (0..9).map(|x| (f64::from(x), f64::from(x % 3))).collect();
+            ((*name).to_owned(), points)
+        });
+        let svg = LineChart {
+            title: "EV",
+            series: all.collect(),
+            log: false,
+            at_least: None,
+        }
+        .svg()
+        .unwrap();
+        let tag = |text: &str| {
+            let at = svg.find(text).unwrap();
+            svg[..at].rfind("<text").map(|from| &svg[from..at]).unwrap()
+        };
+        let number = |tag: &str, name: &str| -> f64 {
+            let from = tag.find(&format!(" {name}=\"")).unwrap() + name.len() + 3;
+            let text = &tag[from..];
+            text[..text.find('"').unwrap()].parse().unwrap()
+        };
+        let lowest = names.map(|name| number(tag(name), "y") + 6.0);
+        let lowest = lowest.into_iter().fold(0.0, f64::max);
+        let dots = svg.split("<circle").skip(1);
+        let highest = dots
+            .map(|dot| number(dot, "cy") - 3.0)
+            .fold(f64::MAX, f64::min);
+        assert!(lowest < highest, "{lowest} {highest}");
+        // And none beyond the right edge.
+        let right = names.map(|name| number(tag(name), "x") + 6.0 * name.len() as f64);
+        assert!(
+            right.into_iter().all(|x| x < f64::from(SIZE.0)),
+            "{right:?}"
+        );
     }
 
     #[test]

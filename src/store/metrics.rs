@@ -5,52 +5,24 @@ use super::sql::not_found;
 use super::{Tx, View};
 use crate::domain::{Result, RunId};
 use crate::protocol::Step;
+use crate::protocol::service::Point;
 use rusqlite::Row;
 
-/// The measures of one SAE at one step. What is not known or not finite is none.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct MetricPoint {
-    /// 1, 2, 3, ….
-    pub step: u64,
-    /// The hook point.
-    pub site: String,
-    /// The loss that was minimised.
-    pub loss: Option<f64>,
-    /// Mean number of active latents a token.
-    pub l0: Option<f64>,
-    /// The L1 part of the loss.
-    pub l1: Option<f64>,
-    /// Share of dead latents.
-    pub dead: Option<f64>,
-    /// Fraction of variance unexplained.
-    pub fvu: Option<f64>,
-    /// The learning rate.
-    pub lr: Option<f64>,
-    /// Norm of the gradient before clipping.
-    pub grad_norm: Option<f64>,
-    /// Bytes of device memory in use.
-    pub gpu_mem: Option<u64>,
-    /// Tokens a second, of the run as a whole.
-    pub tokens_per_second: Option<f64>,
-}
-
-impl MetricPoint {
-    /// The points of one step, one for each hook point.
-    pub fn of(step: &Step) -> impl Iterator<Item = Self> + '_ {
-        step.sites.iter().map(|site| Self {
-            step: step.step,
-            site: site.hook.clone(),
-            loss: finite(site.loss),
-            l0: finite(site.l0),
-            l1: site.parts.get("l1_loss").copied().and_then(finite),
-            dead: finite(site.dead),
-            fvu: finite(site.fvu),
-            lr: finite(step.lr),
-            grad_norm: finite(site.grad_norm),
-            gpu_mem: None,
-            tokens_per_second: finite(step.tokens_per_second),
-        })
-    }
+/// The points of one step, one for each hook point. What is not known or not finite is none.
+pub(super) fn points(step: &Step) -> impl Iterator<Item = Point> + '_ {
+    step.sites.iter().map(|site| Point {
+        step: step.step,
+        site: site.hook.clone(),
+        loss: finite(site.loss),
+        l0: finite(site.l0),
+        l1: site.parts.get("l1_loss").copied().and_then(finite),
+        dead: finite(site.dead),
+        fvu: finite(site.fvu),
+        lr: finite(step.lr),
+        grad_norm: finite(site.grad_norm),
+        gpu_mem: None,
+        tokens_per_second: finite(step.tokens_per_second),
+    })
 }
 
 /// Which points of a run to read.
@@ -70,12 +42,7 @@ impl View<'_> {
     ///
     /// # Errors
     /// `not-found`.
-    pub fn metrics(
-        &self,
-        run: RunId,
-        query: &MetricQuery<'_>,
-        limit: u32,
-    ) -> Result<Vec<MetricPoint>> {
+    pub fn metrics(&self, run: RunId, query: &MetricQuery<'_>, limit: u32) -> Result<Vec<Point>> {
         self.known(run)?;
         self.all(
             "SELECT step, site, loss, l0, l1, dead, fvu, lr, grad_norm, gpu_mem, tokens_s
@@ -108,11 +75,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// `not-found`.
-    pub fn log<'p>(
-        &self,
-        run: RunId,
-        points: impl IntoIterator<Item = &'p MetricPoint>,
-    ) -> Result<()> {
+    pub fn log<'p>(&self, run: RunId, points: impl IntoIterator<Item = &'p Point>) -> Result<()> {
         self.known(run)?;
         self.whole(|| {
             let sql = "INSERT OR REPLACE INTO metrics (run, step, site, loss, l0, l1, dead, fvu,
@@ -146,8 +109,8 @@ impl Tx<'_> {
     }
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<MetricPoint> {
-    Ok(MetricPoint {
+fn read(row: &Row<'_>) -> rusqlite::Result<Point> {
+    Ok(Point {
         step: row.get(0)?,
         site: row.get(1)?,
         loss: row.get(2)?,

@@ -42,7 +42,7 @@ mod sweeps;
 pub use assets::Asset;
 pub use events::{Appended, Event, Gap, Page, Retention};
 pub use handlers::StoredHandler;
-pub use metrics::{MetricPoint, MetricQuery};
+pub use metrics::MetricQuery;
 pub use open::{DATABASE, Opened};
 pub use progress::Progress;
 pub use quarantine::Quarantine;

@@ -1,9 +1,10 @@
 //! What a worker says, stored in one piece: the event, the state, the progress and the
 //! metrics of one fact are there together or not at all.
 
+use super::metrics::points;
 use super::progress::finite;
 use super::sql::{json, not_found};
-use super::{Appended, MetricPoint, Millis, Progress, Tx};
+use super::{Appended, Millis, Progress, Tx};
 use crate::domain::run_state::{Answer, Refusal, Report, RunState};
 use crate::domain::{Code, Error, Result, RunId};
 use crate::protocol::{Ending, Fact, Frame};
@@ -117,7 +118,7 @@ impl Tx<'_> {
             }
             Fact::Step(step) => {
                 self.set_progress(run, &step.into(), now)?;
-                self.log(run, &MetricPoint::of(step).collect::<Vec<_>>())
+                self.log(run, &points(step).collect::<Vec<_>>())
             }
             Fact::RunCompleted(ending) | Fact::Stopped(ending) | Fact::Aborted(ending) => {
                 self.keep_ending(run, ending, now)

@@ -3,7 +3,8 @@
 
 use super::{open, size};
 use backpropd::domain::RunId;
-use backpropd::store::{MetricPoint, MetricQuery, NewRun, RunQuery, Store};
+use backpropd::protocol::service::Point;
+use backpropd::store::{MetricQuery, NewRun, RunQuery, Store};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -42,11 +43,11 @@ fn submit_one(store: &mut Store) -> RunId {
             let run = submitted.run;
             assert!(submitted.new && run.0 == next);
             tx.append(Some(run), "run_queued", &new.name, next)?;
-            let points = (1..=POINTS).map(|step| MetricPoint {
+            let points = (1..=POINTS).map(|step| Point {
                 step,
                 site: "site".to_owned(),
                 loss: Some(next as f64),
-                ..MetricPoint::default()
+                ..Point::default()
             });
             tx.log(run, &points.collect::<Vec<_>>())?;
             tx.append(Some(run), "logged", &POINTS, next)?;

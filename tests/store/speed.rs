@@ -4,8 +4,9 @@
 use super::open;
 use backpropd::domain::RunId;
 use backpropd::domain::run_state::Report;
+use backpropd::protocol::service::Point;
 use backpropd::protocol::{Fact, Frame, SiteStep, Step, VERSION};
-use backpropd::store::{MetricPoint, NewRun, Retention, Store};
+use backpropd::store::{NewRun, Retention, Store};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -110,7 +111,7 @@ fn speed() {
     let logged = measure("metric points, 1,000 a commit", points, || {
         for batch in 0..points / 1_000 {
             let points: Vec<_> = (0..1_000)
-                .map(|n| MetricPoint {
+                .map(|n| Point {
                     step: batch * 500 + n / 2,
                     site: format!("blocks.{}.hook_resid_post", n % 2),
                     loss: Some(n as f64),

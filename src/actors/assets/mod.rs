@@ -25,6 +25,7 @@ use crate::protocol::wire::Begin;
 use crate::store::Asset;
 use crate::supervise::Context;
 use actix::prelude::*;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -41,7 +42,7 @@ pub trait Kind: Unpin + 'static {
     /// Which it is.
     const KIND: AssetKind;
     /// What is known of one.
-    type Facts: Serialize + DeserializeOwned + Default + 'static;
+    type Facts: Serialize + DeserializeOwned + Default + JsonSchema + Send + 'static;
 
     /// Puts what work found into `facts`.
     ///

@@ -1,7 +1,8 @@
 use super::*;
+use crate::protocol::service::Point;
 
-fn point(step: u64, site: &str, loss: f64) -> MetricPoint {
-    MetricPoint {
+fn point(step: u64, site: &str, loss: f64) -> Point {
+    Point {
         step,
         site: site.to_owned(),
         loss: Some(loss),
@@ -28,7 +29,7 @@ fn a_point_is_stored_once_whatever_is_logged_again() {
     let points: Vec<_> = (1..=4)
         .flat_map(|step| [point(step, POST, 0.5), point(step, PRE, 1.5)])
         .collect();
-    let log = |store: &mut Store, points: &[MetricPoint]| {
+    let log = |store: &mut Store, points: &[Point]| {
         store.write(|tx| tx.log(run, points)).unwrap();
     };
     log(&mut store, &points);
@@ -57,7 +58,7 @@ fn points_are_read_by_page_and_by_hook_point() {
         .collect();
     store.write(|tx| tx.log(run, &points)).unwrap();
     let read = |query: MetricQuery<'_>, limit| store.view().metrics(run, &query, limit).unwrap();
-    let mut found: Vec<MetricPoint> = Vec::new();
+    let mut found: Vec<Point> = Vec::new();
     loop {
         let after = found.last().map_or((0, ""), |p| (p.step, p.site.as_str()));
         let query = MetricQuery {
@@ -89,10 +90,10 @@ fn points_are_read_by_page_and_by_hook_point() {
 fn what_is_not_known_is_none() {
     let (_dir, mut store) = fresh();
     let run = submit(&mut store, "a");
-    let bare = MetricPoint {
+    let bare = Point {
         step: 1,
         site: PRE.to_owned(),
-        ..MetricPoint::default()
+        ..Point::default()
     };
     store.write(|tx| tx.log(run, [&bare])).unwrap();
     let query = MetricQuery::default();
