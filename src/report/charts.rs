@@ -90,7 +90,7 @@ impl LineChart<'_> {
         let (mut x, mut y, mut places) = (left, 2, Vec::new());
         for (name, _) in &self.series {
             // There are no fonts to ask: this is wide enough for most letters.
-            let width = 30 + 7 * name.chars().count() as i32;
+            let width = 32 + 6 * name.chars().count() as i32;
             if x > left && x + width > right {
                 (x, y) = (left, y + ROW);
             }
@@ -365,7 +365,7 @@ mod tests {
         .svg()
         .unwrap();
         let tag = |text: &str| {
-            let at = svg.find(text).unwrap();
+            let at = svg.find(&format!(">\n{text}\n")).unwrap();
             svg[..at].rfind("<text").map(|from| &svg[from..at]).unwrap()
         };
         let number = |tag: &str, name: &str| -> f64 {
@@ -381,7 +381,7 @@ mod tests {
             .fold(f64::MAX, f64::min);
         assert!(lowest < highest, "{lowest} {highest}");
         // And none beyond the right edge.
-        let right = names.map(|name| number(tag(name), "x") + 6.0 * name.len() as f64);
+        let right = names.map(|name| number(tag(name), "x") + 5.5 * name.len() as f64);
         assert!(
             right.into_iter().all(|x| x < f64::from(SIZE.0)),
             "{right:?}"
