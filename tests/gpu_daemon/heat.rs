@@ -216,6 +216,10 @@ fn a_run_may_ask_for_less_heat_than_the_host_allows() {
         let view = daemon.json(&["gpus"]);
         view["gpus"][0]["max_temperature"].is_null().then_some(())
     });
+    // Nor does it hold for those that come after it.
+    host.temperature(0, "86");
+    let next = daemon.submit("next", &[]);
+    daemon.reaches(next, "completed");
     let refused = daemon.ctl(&["submit", "run.toml", "--max-temperature", "500"]);
     assert_eq!(refused.status.code(), Some(2));
 }

@@ -101,19 +101,22 @@ fn may_begin(gpu: &GpuView) -> bool {
     status.available && !status.stale && status.hold.may_begin() && gpu.drained.is_none()
 }
 
+/// The least of what the runs on each GPU ask for, by index.
+fn caps<'a>(asked: impl Iterator<Item = (&'a Lease, f64)>) -> BTreeMap<u32, f64> {
+    let mut caps = BTreeMap::new();
+    for (lease, max_temperature) in asked {
+        let cap = caps.entry(lease.gpu.index).or_insert(max_temperature);
+        *cap = max_temperature.min(*cap);
+    }
+    caps
+}
+
 impl Handler<GpuNews> for Runs {
     type Result = MessageResult<GpuNews>;
 
     fn handle(&mut self, news: GpuNews, ctx: &mut Self::Context) -> Self::Result {
-        let mut caps = BTreeMap::new();
-        for (lease, max_temperature) in self
-            .workers
-            .values()
-            .filter_map(|w| w.lease.as_ref().zip(w.run.max_temperature))
-        {
-            let cap = caps.entry(lease.gpu.index).or_insert(max_temperature);
-            *cap = max_temperature.min(*cap);
-        }
+        let workers = self.workers.values();
+        let caps = caps(workers.filter_map(|w| w.lease.as_ref().zip(w.run.max_temperature)));
         self.gpus.news = Some(news);
         self.guard();
         self.heed(ctx);
@@ -142,5 +145,134 @@ impl Runs {
         let workers = self.workers.values().filter_map(|w| w.lease.clone());
         let leftover = self.leftover.iter().filter_map(|l| l.lease.clone());
         workers.chain(leftover).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::gpu::{Hold, Reading};
+
+    fn lease(index: u32) -> Lease {
+        let device = format!("GPU-{index}");
+        Lease {
+            gpu: GpuName {
+                index,
+                uuid: Some(device.clone()),
+            },
+            device,
+        }
+    }
+
+    /// A GPU that a run may begin on.
+    fn well(index: u32) -> GpuView {
+        GpuView {
+            status: GpuStatus {
+                available: true,
+                reading: Reading {
+                    index,
+                    uuid: lease(index).gpu.uuid,
+                    ..Reading::default()
+                },
+                ..GpuStatus::default()
+            },
+            runs: Vec::new(),
+            drained: None,
+            max_temperature: None,
+        }
+    }
+
+    fn known(watching: Watching, driver: Driver, gpus: Vec<GpuView>) -> Known {
+        let view = GpusView {
+            watching,
+            driver,
+            gpus,
+            given_up_threads: 0,
+            late_answers: 0,
+            coalesced: 0,
+            lost: 0,
+        };
+        Known {
+            news: Some(GpuNews {
+                view,
+                devices: "0,1".into(),
+                each: 1,
+            }),
+            ..Known::default()
+        }
+    }
+
+    fn ready() -> Driver {
+        Driver::Ready {
+            version: None,
+            gpus: 2,
+        }
+    }
+
+    /// The indices of the places; none where no GPU is needed.
+    fn places(known: &Known, taken: &[Lease]) -> Option<Vec<u32>> {
+        match known.places(DeviceName::Auto, taken) {
+            Places::Unneeded => None,
+            Places::These(places) => Some(places.iter().map(|lease| lease.gpu.index).collect()),
+        }
+    }
+
+    #[test]
+    fn a_run_begins_only_where_a_gpu_is_free_and_well() {
+        let both = known(Watching::On, ready(), vec![well(0), well(1)]);
+        assert_eq!(places(&both, &[]), Some(vec![0, 1]));
+        assert_eq!(places(&both, &[lease(0)]), Some(vec![1]));
+        assert_eq!(places(&both, &[lease(0), lease(1)]), Some(vec![]));
+        let ill: [fn(&mut GpuView); 6] = [
+            |gpu| gpu.status.available = false,
+            |gpu| gpu.status.stale = true,
+            |gpu| gpu.status.hold = Hold::Pause,
+            |gpu| gpu.status.hold = Hold::Abort,
+            |gpu| gpu.drained = Some("XID 79".into()),
+            |gpu| (gpu.status.stale, gpu.drained) = (true, Some("XID 79".into())),
+        ];
+        for (n, ail) in ill.into_iter().enumerate() {
+            let mut gpus = vec![well(0), well(1)];
+            ail(&mut gpus[0]);
+            let known = known(Watching::On, ready(), gpus);
+            assert_eq!(places(&known, &[]), Some(vec![1]), "{n}");
+        }
+    }
+
+    #[test]
+    fn whether_a_run_waits_for_gpus_that_are_not_known() {
+        let hung = || Driver::Hung {
+            reason: "no answer".into(),
+        };
+        let none = || Driver::None {
+            reason: "no library".into(),
+        };
+        assert_eq!(places(&Known::default(), &[]), Some(vec![]), "a moment");
+        for (watching, driver, expected) in [
+            (Watching::On, Driver::Starting, Some(vec![])),
+            (Watching::On, hung(), Some(vec![])),
+            (Watching::On, none(), None),
+            (Watching::Off, Driver::Starting, None),
+        ] {
+            let known = known(watching, driver, Vec::new());
+            assert_eq!(places(&known, &[]), expected);
+        }
+        let both = known(Watching::On, hung(), vec![well(0), well(1)]);
+        assert!(matches!(
+            both.places(DeviceName::Cpu, &[]),
+            Places::Unneeded
+        ));
+    }
+
+    #[test]
+    fn the_run_that_asks_for_the_least_heat_decides_for_its_gpu() {
+        let asked = [
+            (lease(0), 85.0),
+            (lease(1), 90.0),
+            (lease(0), 70.0),
+            (lease(0), 80.0),
+        ];
+        let caps = caps(asked.iter().map(|(lease, cap)| (lease, *cap)));
+        assert_eq!(caps, BTreeMap::from([(0, 70.0), (1, 90.0)]));
     }
 }
