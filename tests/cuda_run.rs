@@ -4,6 +4,7 @@ mod common;
 mod cuda_double;
 
 use common::Fixture;
+use common::daemon::Daemon;
 use serde_json::Value;
 use std::process::Output;
 
@@ -117,4 +118,29 @@ fn a_gpu_that_is_not_there_is_named() {
         said.contains("cuda:3") && said.contains("one GPU"),
         "{said}"
     );
+}
+
+#[test]
+fn a_daemon_starts_another_worker_where_a_gpu_broke_down() {
+    let fixture = Fixture::new(12);
+    let Some(whole) = run(&fixture, "whole", "", &[]) else {
+        return;
+    };
+    events(&whole);
+    let folder = cuda_double::double().unwrap().folder();
+    // Every worker breaks down in its ninth step or so: two of them do twelve.
+    let daemon = Daemon::start_with(
+        &fixture,
+        &[
+            ("BACKPROPD_WORKERS__DEVICE", "cuda"),
+            ("LD_LIBRARY_PATH", folder.to_str().unwrap()),
+            ("CUDA_DOUBLE", "0.fail_launch_at=900"),
+        ],
+    );
+    let id = daemon.submit("broken", &[]);
+    daemon.trains(id, 1, None);
+    let first = daemon.show(id)["pid"].as_i64().unwrap();
+    daemon.trains(id, 6, Some(i32::try_from(first).unwrap()));
+    daemon.reaches(id, "completed");
+    assert_eq!(fixture.result("broken"), fixture.result("whole"));
 }

@@ -28,10 +28,10 @@ const MUTANTS: &[Mutant] = &[
         "",
     ),
     (
-        "-0 is less than 0",
+        "negative keys in the wrong order",
         "common.cuh",
-        "__float_as_uint(key + 0.0f)",
-        "__float_as_uint(key)",
+        "? ~bits :",
+        "? bits ^ 0x80000000u :",
     ),
     (
         "a group takes one latent too many",

@@ -56,6 +56,7 @@ fn without_a_driver_the_device_is_not_available() {
     }
 }
 
+/// behaviour: engine-09
 #[test]
 fn a_start_that_fails_says_why() {
     for (ordinal, state, variables, said) in [
