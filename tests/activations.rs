@@ -139,6 +139,7 @@ fn batches_are_the_same_for_any_threads_resumed_anywhere_and_from_a_cache() {
     let cache = dir.path().join("cache");
     let identity = Identity {
         model: model_hash(&model()).unwrap(),
+        precision: backpropd::domain::Precision::F32,
         data: set.key().to_owned(),
         seed: 3,
         window_rows: ORDER.window_rows() as u64,

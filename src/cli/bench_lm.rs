@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 use crate::device::cpu::{Cpu, peak};
-use crate::domain::{Code, Error, Result};
+use crate::domain::{Code, Error, Precision, Result};
 use crate::lm::{End, Hook, HookPoint, Lm, LmSpec, Tokens};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,6 +13,9 @@ pub struct LmArgs {
     /// Model folder in Hugging Face layout.
     #[arg(long)]
     model: PathBuf,
+    /// How the weights are held: f32, bf16, f16, int8 or int4.
+    #[arg(long, default_value_t)]
+    precision: Precision,
     /// Contexts in a batch.
     #[arg(long, default_value_t = 8)]
     batch: usize,
@@ -42,6 +45,7 @@ pub struct LmArgs {
 struct Measured {
     device: String,
     model: String,
+    precision: Precision,
     parameters: usize,
     batch: usize,
     context: usize,
@@ -62,7 +66,7 @@ struct Measured {
 /// What loading and running the model gives; `hook-unknown` for a block that is not there.
 pub fn lm(args: LmArgs) -> Result<()> {
     let device = Cpu::new(args.threads);
-    let mut lm = Lm::load(&device, &args.model)?;
+    let mut lm = Lm::load_as(&device, &args.model, args.precision)?;
     let last = args.stop_at_layer.unwrap_or(lm.spec().layers() - 1);
     let hook = HookPoint {
         layer: last,
@@ -102,6 +106,7 @@ pub fn lm(args: LmArgs) -> Result<()> {
         &Measured {
             device: device.describe(),
             model: args.model.display().to_string(),
+            precision: lm.precision(),
             parameters: lm.spec().parameters(),
             batch: args.batch,
             context: args.context,
@@ -155,7 +160,10 @@ fn report(m: &Measured, json: bool) -> Result<()> {
         ("device", m.device.clone()),
         (
             "model",
-            format!("{} ({} parameters)", m.model, m.parameters),
+            format!(
+                "{} ({} parameters in {})",
+                m.model, m.parameters, m.precision
+            ),
         ),
         ("batch", format!("{} × {} tokens", m.batch, m.context)),
         ("computed", format!("{} blocks{end}", m.blocks)),

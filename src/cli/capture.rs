@@ -3,7 +3,7 @@
 use crate::data::{TokenName, Tokenizer};
 use crate::device::Device;
 use crate::device::cpu::Cpu;
-use crate::domain::{Code, Error, Result};
+use crate::domain::{Code, Error, Precision, Result};
 use crate::lm::{HookPoint, Lm, Tokens};
 use crate::tensorfile::{Dtype, TensorOut, write};
 use std::collections::BTreeMap;
@@ -26,6 +26,9 @@ pub struct CaptureArgs {
     /// Hook points, such as blocks.5.hook_resid_post.
     #[arg(long, value_name = "NAME", required = true, num_args = 1..)]
     hook: Vec<String>,
+    /// How the weights are held: f32, bf16, f16, int8 or int4.
+    #[arg(long, default_value_t)]
+    precision: Precision,
     /// File to write.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -71,7 +74,7 @@ pub fn capture(args: CaptureArgs) -> Result<()> {
     }
     let tokens = Tokens::new(&ids, 1, ids.len())?;
     let device = Cpu::new(args.threads);
-    let mut lm = Lm::load(&device, &args.model)?;
+    let mut lm = Lm::load_as(&device, &args.model, args.precision)?;
     let shape = [ids.len(), spec.d_model];
     let mut values = hooks
         .iter()
@@ -87,6 +90,7 @@ pub fn capture(args: CaptureArgs) -> Result<()> {
     }
     let metadata = BTreeMap::from([
         ("model".to_owned(), args.model.display().to_string()),
+        ("precision".to_owned(), args.precision.to_string()),
         (
             "producer".to_owned(),
             format!("backpropd {}", env!("CARGO_PKG_VERSION")),

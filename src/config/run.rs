@@ -3,7 +3,7 @@
 use super::file::ConfigFile;
 use crate::domain::asset::AssetKind;
 use crate::domain::measure::Measure;
-use crate::domain::{Code, Error, Result};
+use crate::domain::{Code, Error, Precision, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -64,6 +64,10 @@ pub struct ModelTable {
     /// Hook points in TransformerLens' names, e.g. `blocks.2.hook_resid_post`; one
     /// autoencoder is trained on each.
     pub hooks: Vec<String>,
+    /// How the model's weights are held: `f32`, `bf16`, `f16`, `int8`, `int4`. They are held
+    /// in this precision or the run fails.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// `[training]`: how long, and in what pieces. Exactly one of `tokens`, `epochs` and

@@ -7,6 +7,7 @@
 //! batch, and on any number of threads.
 
 use super::Device;
+use super::coded::Coded;
 use crate::domain::Result;
 
 /// A target of [`LmOps::losses`] that asks for no loss.
@@ -90,10 +91,18 @@ pub struct Span {
     pub len: usize,
 }
 
+/// Token embeddings [vocab, d_model].
+pub enum Table<D: Device> {
+    /// As they are.
+    Plain(D::Buf),
+    /// In codes.
+    Coded(Coded),
+}
+
 /// The rows that open the residual stream: `table[id] · scale + positions[p]`.
 pub struct Embed<'a, D: Device> {
     /// Token embeddings [vocab, d_model].
-    pub table: &'a D::Buf,
+    pub table: &'a Table<D>,
     /// Learned positions [max_positions, d_model].
     pub positions: Option<&'a D::Buf>,
     /// Multiplies the token's embedding.
@@ -169,6 +178,9 @@ pub trait LmOps: Device + Sized {
 
     /// Prepares `w` [n, k], row-major.
     fn pack(&self, w: &[Self::Real], n: usize, k: usize) -> Result<Self::Weight>;
+
+    /// Prepares a matrix that is held in codes.
+    fn pack_coded(&self, w: Coded) -> Result<Self::Weight>;
 
     /// Writes the rows that open the residual stream.
     fn embed(&self, work: &Embed<'_, Self>, out: &mut Self::Buf) -> Result<()>;

@@ -7,6 +7,7 @@
 //! Backends: [`cpu`] (f32, what runs use), [`cuda`] (f32, on an NVIDIA GPU) and
 //! [`mod@reference`] (plain loops, f64: the oracle every other backend is tested against).
 
+pub mod coded;
 pub mod cpu;
 pub mod cuda;
 pub mod lm;

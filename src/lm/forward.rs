@@ -6,13 +6,14 @@ use super::tokens::Tokens;
 use super::weights::{Block, Weights};
 use crate::device::lm::{Attention, Embed, LmOps, NO_TARGET, RopeTable};
 use crate::device::{Device, Real};
-use crate::domain::{Code, Error, Result};
+use crate::domain::{Code, Error, Precision, Result};
 use std::path::Path;
 
 /// A language model on a backend.
 pub struct Lm<D: LmOps> {
     spec: LmSpec,
     folder: String,
+    precision: Precision,
     weights: Weights<D>,
     /// Memory of the last pass, for the next one of the same shape.
     memory: Option<Memory<D>>,
@@ -40,18 +41,35 @@ pub enum End<'a, D: LmOps> {
 pub type AtHook<'a, D> = &'a mut dyn FnMut(usize, &mut <D as Device>::Buf, usize) -> Result<()>;
 
 impl<D: LmOps> Lm<D> {
-    /// Reads a model folder in Hugging Face layout.
+    /// Reads a model folder in Hugging Face layout, to be held in 32 bits.
     ///
     /// # Errors
     /// `model-missing`, `model-config-invalid`, `model-unsupported`, `model-file-corrupt`,
     /// `model-tensor-mismatch`, `model-non-finite`, `io-read`, `out-of-memory`; each names
     /// the file and the key or tensor.
     pub fn load(device: &D, folder: &Path) -> Result<Self> {
+        Self::load_as(device, folder, Precision::F32)
+    }
+
+    /// As [`Lm::load`], to be held in `precision`: in no other, whatever memory there is.
+    ///
+    /// # Errors
+    /// As [`Lm::load`]; where memory is short, with the next smaller precision as a hint.
+    pub fn load_as(device: &D, folder: &Path, precision: Precision) -> Result<Self> {
         let spec = super::config::load(folder)?;
-        let weights = Weights::load(device, &spec, folder)?;
+        let weights =
+            Weights::load(device, &spec, folder, precision).map_err(|e| {
+                match precision.smaller().filter(|_| e.code == Code::OutOfMemory) {
+                    Some(smaller) => e.hint(format!(
+                        "hold its weights in fewer bits: model.precision = \"{smaller}\""
+                    )),
+                    None => e,
+                }
+            })?;
         Ok(Self {
             spec,
             folder: folder.display().to_string(),
+            precision,
             weights,
             memory: None,
         })
@@ -60,6 +78,11 @@ impl<D: LmOps> Lm<D> {
     /// What the model is.
     pub fn spec(&self) -> &LmSpec {
         &self.spec
+    }
+
+    /// How its weights are held.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Gives back the memory that passes have kept for the next one.

@@ -2,6 +2,7 @@
 
 use super::hook::{Hook, HookPoint};
 use crate::device::lm::{Activation, NormKind};
+use crate::domain::Precision;
 
 /// A decoder, as `config.json` describes it.
 #[derive(Clone, Debug, PartialEq)]
@@ -226,24 +227,29 @@ impl LmSpec {
             NormKind::Layer => 2 * d,
             NormKind::Rms => d,
         };
-        let positions = if self.learned_positions {
-            self.max_positions as u128 * d
-        } else {
-            0
-        };
+        let positions = self.position_parameters();
         let tables = if self.tied { 1 } else { 2 };
         tables * self.vocab as u128 * d + positions + final_norm + self.layers() as u128 * block
     }
 
-    /// Bytes that the loaded weights take in 32-bit floats: a tied embedding is held twice,
-    /// as rows to look up and packed for the product.
-    pub fn weight_bytes(&self) -> usize {
-        let tied = if self.tied {
-            self.vocab * self.d_model
-        } else {
-            0
+    fn position_parameters(&self) -> u128 {
+        match self.learned_positions {
+            true => self.max_positions as u128 * self.d_model as u128,
+            false => 0,
+        }
+    }
+
+    /// Bytes that the loaded weights take in `precision`: a tied embedding is held twice, as
+    /// rows to look up and packed for the product.
+    pub fn weight_bytes(&self, precision: Precision) -> usize {
+        let tied = match self.tied {
+            true => self.vocab as u128 * self.d_model as u128,
+            false => 0,
         };
-        (self.parameters() + tied) * size_of::<f32>()
+        let positions = self.position_parameters();
+        let coded = self.wide_parameters() + tied - positions;
+        let bytes = precision.bytes(coded) + Precision::F32.bytes(positions);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
     /// Bytes that a forward pass over `rows` tokens holds beside the weights: the residual

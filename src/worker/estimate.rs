@@ -61,7 +61,10 @@ impl Estimate {
         };
         let mut parts = vec![
             ("threads", threads as u64 * THREAD),
-            ("language model", lm.weight_bytes() as u64),
+            (
+                "language model",
+                lm.weight_bytes(config.model.precision) as u64,
+            ),
             ("forward pass", need.capture),
             ("activations", need.window + sites * batch * d * REAL),
             ("measures", measures(need, d)),
@@ -142,7 +145,7 @@ impl Estimate {
         );
         Err(Error::new(Code::MemoryEstimate, "memory", message).hint(
             "lower training.micro_batch_size, activations.window_batches, activations.lm_batch \
-             or sae.d_sae",
+             or sae.d_sae, or hold the model in fewer bits with model.precision",
         ))
     }
 }

@@ -7,7 +7,7 @@ use super::metrics;
 use super::train::{End, Run};
 use crate::device::lm::LmOps;
 use crate::device::sae::SaeOps;
-use crate::domain::Result;
+use crate::domain::{Precision, Result};
 use crate::protocol::{EarlyStop, Ending, Fact, Stage};
 use crate::report::{self, Page};
 use crate::system::files;
@@ -24,6 +24,9 @@ struct Summary<'a> {
     #[serde(flatten)]
     ending: &'a Ending,
     device: String,
+    /// How the language model's weights were held, and what that did to them.
+    model_precision: Precision,
+    model_scheme: &'static str,
     /// Bytes by part, as estimated before the run; the sum stands against `peak_memory`.
     estimated_memory: u64,
     estimated_memory_parts: &'a BTreeMap<String, u64>,
@@ -63,12 +66,15 @@ pub fn finish<D: SaeOps<Real = f32> + LmOps>(
     });
     files::write_atomic(&folder.path.join("report.html"), page.as_bytes())?;
     let estimate = &run.estimate;
+    let precision = run.pipeline.precision()?;
     let summary = Summary {
         version: 1,
         name: &config.name,
         state,
         ending: &ending,
         device: run.device.describe(),
+        model_precision: precision,
+        model_scheme: precision.scheme(),
         estimated_memory: estimate.bytes(),
         estimated_memory_parts: &estimate.parts,
         exports,

@@ -11,7 +11,7 @@ use crate::config::RunConfig;
 use crate::data::{Context as TextContext, TokenSet};
 use crate::device::lm::LmOps;
 use crate::device::sae::SaeOps;
-use crate::domain::{Code, Error, Result};
+use crate::domain::{Code, Error, Precision, Result};
 use crate::eval::{self, Autoencoder, HeldOut, Measured};
 use crate::lm::{HookPoint, Lm};
 use crate::protocol::Stage;
@@ -63,6 +63,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
             Some(folder) => {
                 let identity = Identity {
                     model: model_hash(&config.model.path)?,
+                    precision: config.model.precision,
                     data: prepared.tokens.key().to_owned(),
                     seed: config.seed,
                     window_rows: order.window_rows() as u64,
@@ -89,6 +90,14 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
             source,
             held_out,
         })
+    }
+
+    /// How the language model's weights are held.
+    ///
+    /// # Errors
+    /// `internal` where a pass was left in its middle.
+    pub fn precision(&self) -> Result<Precision> {
+        Ok(self.lm()?.precision())
     }
 
     fn lm(&self) -> Result<MutexGuard<'a, Lm<D>>> {

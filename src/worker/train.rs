@@ -35,7 +35,11 @@ where
 {
     let prepared = Prepared::new(job, context)?;
     context.progress(Stage::LoadingModel, 0, Some(1))?;
-    let lm = Mutex::new(Lm::load(device, &job.config.model.path)?);
+    let lm = Mutex::new(Lm::load_as(
+        device,
+        &job.config.model.path,
+        job.config.model.precision,
+    )?);
     context.progress(Stage::LoadingModel, 1, Some(1))?;
     let pipeline = Pipeline::new(device, &lm, job, &prepared, context)?;
     let mut run = Run::begin(device, job, prepared, pipeline, context)?;
@@ -75,7 +79,7 @@ pub struct Run<'a, D: SaeOps<Real = f32> + LmOps> {
     /// For each SAE, how often each latent fired in them; empty in a run that was resumed
     /// since.
     pub(super) frequencies: Vec<Vec<f32>>,
-    pipeline: Pipeline<'a, D>,
+    pub(super) pipeline: Pipeline<'a, D>,
     metrics: Metrics,
     epoch_tokens: u64,
     micro: MicroBatch,

@@ -1,7 +1,7 @@
 //! What a cache folder says about itself.
 
 use crate::activations::{CacheDtype, Cursor, Site};
-use crate::domain::{Code, Error, Result};
+use crate::domain::{Code, Error, Precision, Result};
 use crate::system::files::write_atomic;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,9 @@ const MAX_BYTES: u64 = 64 << 20;
 pub struct Identity {
     /// BLAKE3 of the language model; see [`crate::activations::model_hash`].
     pub model: String,
+    /// How its weights were held.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
     /// [`crate::data::TokenSet::key`] of the contexts.
     pub data: String,
     /// Seed of the order.
@@ -148,6 +151,11 @@ impl Manifest {
         let short = |hash: &str| hash.chars().take(12).collect::<String>();
         let pairs = [
             ("model", short(&found.model), short(&wanted.model)),
+            (
+                "precision",
+                found.precision.to_string(),
+                wanted.precision.to_string(),
+            ),
             ("data", short(&found.data), short(&wanted.data)),
             ("seed", found.seed.to_string(), wanted.seed.to_string()),
             (

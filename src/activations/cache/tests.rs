@@ -8,6 +8,7 @@ use crate::activations::{
     ActivationSource, BatchInfo, CacheDtype, Cursor, Live, Order, Scripted, Site,
 };
 use crate::data::Context;
+use crate::domain::Precision;
 use crate::domain::{Code, Error, Result};
 use std::path::Path;
 
@@ -40,6 +41,7 @@ fn live(batch: usize) -> Live<Vec<Context>, Scripted> {
 fn identity(dtype: CacheDtype) -> Identity {
     Identity {
         model: "model".into(),
+        precision: Precision::F32,
         data: "data".into(),
         seed: 11,
         window_rows: 30,
@@ -221,6 +223,13 @@ fn a_cache_of_something_else_is_refused_by_what_differs() {
             "model model, not other",
             Identity {
                 model: "other".into(),
+                ..base.clone()
+            },
+        ),
+        (
+            "precision f32, not int8",
+            Identity {
+                precision: Precision::Int8,
                 ..base.clone()
             },
         ),

@@ -104,6 +104,55 @@ pub fn product(
     }
 }
 
+/// `out[m, n] = a[m, k] · wᵀ + bias`, where `decode` writes a part of a row of `w` [n, k],
+/// from a column on: it is called for a block of rows that fits in L3 at a time.
+pub fn decoded(
+    pool: &Pool,
+    a: &[f32],
+    (m, n, k): (usize, usize, usize),
+    decode: impl Fn(usize, usize, &mut [f32]) + Sync,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    assert_eq!(a.len(), m * k);
+    let a = View::rows(a, k);
+    for (start, len) in groups(k) {
+        let bias = bias.filter(|_| start == 0);
+        let cols = (W_BLOCK / (NR * len.max(1))).max(1) * NR;
+        for first in (0..n).step_by(cols) {
+            let cols = cols.min(n - first);
+            let row = |row: usize, to: &mut [f32]| decode(first + row, start, to);
+            let w = decode_panels(pool, cols, len, row);
+            let store = Store::new(out, m, n, bias, start > 0).beginning_at(first);
+            tiles(pool, a.skip_columns(start), &w, (m, cols, len), &store);
+        }
+    }
+}
+
+/// As [`pack_panels`], of rows that `decode` writes.
+fn decode_panels(
+    pool: &Pool,
+    rows: usize,
+    k: usize,
+    decode: impl Fn(usize, &mut [f32]) + Sync,
+) -> Scratch {
+    let panels = rows.div_ceil(NR);
+    let mut packed = Scratch::take(panels * NR * k);
+    let parts = Parts::new(&mut packed);
+    pool.run(panels, |index| {
+        // SAFETY: each panel belongs to one task.
+        let panel = unsafe { parts.part(index * NR * k, NR * k) };
+        let first = index * NR;
+        let count = NR.min(rows - first);
+        let mut plain = Scratch::take(count * k);
+        for (row, to) in plain.chunks_exact_mut(k.max(1)).enumerate() {
+            decode(first + row, to);
+        }
+        pack::panel::<NR>(View::rows(&plain, k), 0, count, None, panel);
+    });
+    packed
+}
+
 /// Packs the rows of `m` [rows, k], less `minus` [k], into panels `[rows / W][k][W]`.
 pub(super) fn pack_panels<const W: usize>(
     pool: &Pool,

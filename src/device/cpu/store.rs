@@ -9,6 +9,8 @@ use super::{isa::Isa, simd};
 pub struct Store<'a> {
     m: usize,
     n: usize,
+    /// Column of the output at which the tiles begin.
+    first: usize,
     bias: Option<&'a [f32]>,
     add: bool,
     out: Parts<'a, f32>,
@@ -23,14 +25,21 @@ impl<'a> Store<'a> {
         Self {
             m,
             n,
+            first: 0,
             bias,
             add,
             out,
         }
     }
 
+    /// For tiles that begin at column `first`, a multiple of [`NR`].
+    pub fn beginning_at(self, first: usize) -> Self {
+        Self { first, ..self }
+    }
+
     /// The bias of the columns from `col` on; 0 where there is none.
     pub fn bias(&self, col: usize) -> [f32; NR] {
+        let col = self.first + col;
         let mut bias = [0.0; NR];
         if let Some(all) = self.bias {
             let cols = NR.min(self.n - col);
@@ -41,6 +50,7 @@ impl<'a> Store<'a> {
 
     /// Fetches the place of a tile, which may be far away, while its product is formed.
     pub fn prefetch(&self, row: usize, col: usize) {
+        let col = self.first + col;
         let cols = NR.min(self.n - col);
         for row in row..self.m.min(row + MR) {
             // SAFETY: nothing is read or written through it.
@@ -53,6 +63,7 @@ impl<'a> Store<'a> {
     /// # Safety
     /// No other thread uses this part.
     pub unsafe fn tile(&self, isa: Isa, tile: &Tile, bias: &[f32; NR], row: usize, col: usize) {
+        let col = self.first + col;
         let cols = NR.min(self.n - col);
         let rows = MR.min(self.m - row);
         // SAFETY: the caller's promise.

@@ -3,8 +3,10 @@
 use super::Cuda;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
+use crate::device::coded::Coded;
 use crate::device::lm::{
     Activation, Attention, Embed, Head, Linear, LmOps, Mlp, NO_TARGET, Norm, NormKind, QkNorm,
+    Table,
 };
 use crate::domain::{Code, Error, Result};
 
@@ -92,6 +94,13 @@ impl Cuda {
     }
 }
 
+/// Kernels that read codes.
+fn unbuilt() -> Error {
+    let message = "GPUs hold language models in f32 only, as yet";
+    Error::new(Code::ModelUnsupported, "model.precision", message)
+        .hint("set it to f32, or run with --device cpu")
+}
+
 impl LmOps for Cuda {
     type Weight = Matrix;
 
@@ -100,14 +109,21 @@ impl LmOps for Cuda {
         Ok(Matrix { rows, n, k })
     }
 
+    fn pack_coded(&self, _: Coded) -> Result<Matrix> {
+        Err(unbuilt())
+    }
+
     fn embed(&self, work: &Embed<'_, Self>, out: &mut Buf) -> Result<()> {
+        let Table::Plain(table) = work.table else {
+            return Err(unbuilt());
+        };
         let (rows, d) = (work.ids.len(), work.d_model);
         let ids = Memory::of(&self.gpu, work.ids)?;
         let at = Memory::of(&self.gpu, &work.at[..rows])?;
         self.kernels.embed(
             &self.gpu,
             Shape::blocks(rows, 256),
-            work.table.input(0, work.table.len()),
+            table.input(0, table.len()),
             work.positions
                 .map(|positions| positions.input(0, positions.len())),
             ids.input(0, rows),

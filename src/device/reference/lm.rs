@@ -2,9 +2,10 @@
 
 use super::Reference;
 use crate::device::Real;
+use crate::device::coded::Coded;
 use crate::device::lm::{
     Activation, Attention, Embed, Head, Linear, LmOps, Mlp, NO_TARGET, Norm, NormKind, QkNorm,
-    RopeTable, Span,
+    RopeTable, Span, Table,
 };
 use crate::domain::Result;
 
@@ -176,14 +177,34 @@ impl<R: Real> LmOps for Reference<R> {
         Ok(Matrix { rows, k })
     }
 
+    fn pack_coded(&self, w: Coded) -> Result<Matrix<R>> {
+        let k = w.k();
+        let mut rows = self.allocate(w.n() * k)?;
+        let mut plain = vec![0.0; k];
+        for (row, to) in rows.chunks_exact_mut(k.max(1)).enumerate() {
+            w.decode(row, 0, &mut plain);
+            let values = to.iter_mut().zip(&plain);
+            values.for_each(|(to, v)| *to = R::from_f64(f64::from(*v)));
+        }
+        Ok(Matrix { rows, k })
+    }
+
     fn embed(&self, work: &Embed<'_, Self>, out: &mut Vec<R>) -> Result<()> {
         let d = work.d_model;
         for (r, out) in out.chunks_mut(d).take(work.ids.len()).enumerate() {
-            let token = &work.table[work.ids[r] as usize * d..][..d];
+            let id = work.ids[r] as usize;
+            let token = match work.table {
+                Table::Plain(table) => wide(&table[id * d..][..d]),
+                Table::Coded(table) => {
+                    let mut plain = vec![0.0_f32; d];
+                    table.decode(id, 0, &mut plain);
+                    wide(&plain)
+                }
+            };
             let position = work.positions.map(|p| &p[work.at[r] as usize * d..][..d]);
             for (i, out) in out.iter_mut().enumerate() {
                 let added = position.map_or(0.0, |p| p[i].to_f64());
-                *out = R::from_f64(token[i].to_f64() * work.scale + added);
+                *out = R::from_f64(token[i] * work.scale + added);
             }
         }
         Ok(())

@@ -5,8 +5,9 @@ mod source;
 
 use super::spec::{LmSpec, QkNormKind};
 use crate::device::Real;
-use crate::device::lm::{Head, Linear, LmOps, Mlp, Norm, QkNorm};
-use crate::domain::Result;
+use crate::device::coded::Coded;
+use crate::device::lm::{Head, Linear, LmOps, Mlp, Norm, QkNorm, Table};
+use crate::domain::{Precision, Result};
 use names::{Names, Qkv, Up};
 use source::Source;
 use std::path::Path;
@@ -16,7 +17,7 @@ const HEAD_TILE: usize = 4096;
 
 /// All weights of a model.
 pub(super) struct Weights<D: LmOps> {
-    pub embed: D::Buf,
+    pub embed: Table<D>,
     pub positions: Option<D::Buf>,
     pub blocks: Vec<Block<D>>,
     pub final_norm: Norm<D>,
@@ -36,13 +37,14 @@ pub(super) struct Block<D: LmOps> {
 }
 
 impl<D: LmOps> Weights<D> {
-    /// Reads, checks and packs the weights of `folder`.
+    /// Reads, checks and packs the weights of `folder`, to be held in `precision`.
     ///
     /// # Errors
     /// `model-missing`, `model-file-corrupt`, `model-tensor-mismatch`, `model-non-finite`,
-    /// `io-read`, `out-of-memory`.
-    pub fn load(device: &D, spec: &LmSpec, folder: &Path) -> Result<Self> {
-        Loader::open(device, spec, folder)?.all()
+    /// `model-unsupported` for a weight that `precision` cannot hold, `io-read`,
+    /// `out-of-memory`.
+    pub fn load(device: &D, spec: &LmSpec, folder: &Path, precision: Precision) -> Result<Self> {
+        Loader::open(device, spec, folder, precision)?.all()
     }
 }
 
@@ -57,7 +59,7 @@ pub(super) fn verify<D: LmOps>(
     folder: &Path,
     each: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Stored> {
-    let mut loader = Loader::open(device, spec, folder)?;
+    let mut loader = Loader::open(device, spec, folder, Precision::F32)?;
     let parts = spec.layers() as u64 + 2;
     each(0, parts)?;
     drop(loader.embedding()?);
@@ -87,16 +89,18 @@ struct Loader<'a, D: LmOps> {
     spec: &'a LmSpec,
     names: Names,
     source: Source,
+    precision: Precision,
 }
 
 impl<'a, D: LmOps> Loader<'a, D> {
-    fn open(device: &'a D, spec: &'a LmSpec, folder: &Path) -> Result<Self> {
+    fn open(device: &'a D, spec: &'a LmSpec, folder: &Path, precision: Precision) -> Result<Self> {
         let names = names::of(spec);
         Ok(Self {
             device,
             spec,
             source: Source::open(folder, &names)?,
             names,
+            precision,
         })
     }
 
@@ -117,7 +121,7 @@ impl<'a, D: LmOps> Loader<'a, D> {
         })
     }
 
-    fn embedding(&mut self) -> Result<(D::Buf, Head<D>)> {
+    fn embedding(&mut self) -> Result<(Table<D>, Head<D>)> {
         let (vocab, d) = (self.spec.vocab, self.spec.d_model);
         let name = self.source.rooted(self.names.embed);
         let table = self.source.matrix(&name, vocab, d, false)?;
@@ -129,7 +133,11 @@ impl<'a, D: LmOps> Loader<'a, D> {
             let rows = self.source.values(&head_name, &[vocab, d])?;
             self.head(&rows)?
         };
-        Ok((self.upload(table)?, head))
+        let table = match Coded::new(&table, d, self.precision)? {
+            Some(coded) => Table::Coded(coded),
+            None => Table::Plain(self.upload(table)?),
+        };
+        Ok((table, head))
     }
 
     fn positions(&mut self) -> Result<Option<D::Buf>> {
@@ -264,7 +272,10 @@ impl<'a, D: LmOps> Loader<'a, D> {
     }
 
     fn pack(&self, rows: &[f32], n: usize, k: usize) -> Result<D::Weight> {
-        self.device.pack(&reals::<D>(rows)?, n, k)
+        match Coded::new(rows, k, self.precision)? {
+            Some(coded) => self.device.pack_coded(coded),
+            None => self.device.pack(&reals::<D>(rows)?, n, k),
+        }
     }
 
     fn upload(&self, values: Vec<f32>) -> Result<D::Buf> {

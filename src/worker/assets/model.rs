@@ -67,7 +67,7 @@ fn needs(spec: &LmSpec) -> Result<MemoryNeeds> {
     let hooks = prepare::captured_hooks(&config, spec)?;
     let estimate = prepare::estimate(&config, spec, &prepare::sites(&hooks, spec), 0);
     let rows = config.activations.lm_batch * config.data.context_size;
-    let load = spec.weight_bytes() as u64;
+    let load = spec.weight_bytes(config.model.precision) as u64;
     Ok(MemoryNeeds {
         load,
         capture: load + spec.forward_bytes(rows) as u64,

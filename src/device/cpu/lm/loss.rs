@@ -2,26 +2,27 @@
 
 use super::simd::{self, kernel};
 use crate::device::cpu::Cpu;
-use crate::device::cpu::gemm::gemm;
 use crate::device::cpu::memory::{Parts, Scratch};
 use crate::device::cpu::pool::Pool;
 use crate::device::lm::{Head, NO_TARGET};
 
-/// Rows of a block: with a tile of the vocabulary its logits take a few MiB.
+/// Rows of a block: with a tile of the vocabulary its logits take a few MiB. Four times as
+/// many where the tiles are in codes.
 const BLOCK: usize = 96;
 
 /// `out` [rows, vocab] = logits of `x` [rows, d].
 pub(super) fn logits(pool: &Pool, x: &[f32], rows: usize, head: &Head<Cpu>, out: &mut [f32]) {
     let d = head.tiles[0].k();
-    for (first, x) in x[..rows * d].chunks(BLOCK * d).enumerate() {
+    let height = head.tiles[0].block(BLOCK);
+    for (first, x) in x[..rows * d].chunks(height * d).enumerate() {
         let rows = x.len() / d;
         for (index, tile) in head.tiles.iter().enumerate() {
             let n = tile.n();
             let mut part = Scratch::take(rows * n);
-            gemm(pool, x, rows, tile, None, false, &mut part);
+            tile.product(pool, x, rows, None, &mut part);
             cap(pool, head.softcap, &mut part);
             for (row, part) in part.chunks_exact(n).enumerate() {
-                let place = (first * BLOCK + row) * head.vocab + index * head.tile;
+                let place = (first * height + row) * head.vocab + index * head.tile;
                 out[place..place + n].copy_from_slice(part);
             }
         }
@@ -35,13 +36,14 @@ pub(super) fn losses(pool: &Pool, x: &[f32], head: &Head<Cpu>, targets: &[u32], 
         .collect();
     let mut found = vec![0.0; asked.len()];
     let parts = Parts::new(&mut found);
+    let height = head.tiles[0].block(BLOCK);
     let block = |index: usize| {
-        let rows = &asked[index * BLOCK..asked.len().min((index + 1) * BLOCK)];
+        let rows = &asked[index * height..asked.len().min((index + 1) * height)];
         // SAFETY: blocks do not overlap.
-        let found = unsafe { parts.part(index * BLOCK, rows.len()) };
+        let found = unsafe { parts.part(index * height, rows.len()) };
         self::block(pool, x, head, rows, targets, found);
     };
-    let blocks = asked.len().div_ceil(BLOCK);
+    let blocks = asked.len().div_ceil(height);
     // A block in a task runs on one thread; few blocks are each shared among all threads.
     if blocks >= 2 * pool.threads() {
         pool.run(blocks, block);
@@ -85,7 +87,7 @@ fn block(
     for (index, tile) in head.tiles.iter().enumerate() {
         let n = tile.n();
         let mut logits = Scratch::take(rows.len() * n);
-        gemm(pool, &gathered, rows.len(), tile, None, false, &mut logits);
+        tile.product(pool, &gathered, rows.len(), None, &mut logits);
         cap(pool, head.softcap, &mut logits);
         let first = index * head.tile;
         for ((row, logits), &r) in running.iter_mut().zip(logits.chunks_exact(n)).zip(rows) {

@@ -3,22 +3,22 @@
 
 use super::simd::{self, kernel};
 use crate::device::cpu::Cpu;
-use crate::device::cpu::gemm::gemm;
 use crate::device::cpu::memory::{Parts, Scratch};
 use crate::device::cpu::pool::Pool;
 use crate::device::lm::{Activation, Mlp};
 
-/// Rows of a block.
+/// Rows of a block, with weights in 32 bits.
 const BLOCK: usize = 96;
 
 /// `out` [rows, d] = the MLP of `x` [rows, d].
 pub(super) fn mlp(pool: &Pool, x: &[f32], rows: usize, mlp: &Mlp<Cpu>, out: &mut [f32]) {
     let d = mlp.up.weight.k();
     let parts = Parts::new(out);
-    let blocks = rows.div_ceil(BLOCK);
+    let height = mlp.up.weight.block(BLOCK);
+    let blocks = rows.div_ceil(height);
     let block = |index: usize| {
-        let first = index * BLOCK;
-        let rows = BLOCK.min(rows - first);
+        let first = index * height;
+        let rows = height.min(rows - first);
         // SAFETY: blocks of rows do not overlap.
         let out = unsafe { parts.part(first * d, rows * d) };
         self::block(pool, &x[first * d..][..rows * d], rows, mlp, out);
@@ -34,18 +34,11 @@ pub(super) fn mlp(pool: &Pool, x: &[f32], rows: usize, mlp: &Mlp<Cpu>, out: &mut
 fn block(pool: &Pool, x: &[f32], rows: usize, mlp: &Mlp<Cpu>, out: &mut [f32]) {
     let width = mlp.up.weight.n();
     let mut inner = Scratch::take(rows * width);
-    gemm(
-        pool,
-        x,
-        rows,
-        &mlp.up.weight,
-        mlp.up.bias.as_deref(),
-        false,
-        &mut inner,
-    );
+    let bias = mlp.up.bias.as_deref();
+    mlp.up.weight.product(pool, x, rows, bias, &mut inner);
     let down = |inner: &[f32], out: &mut [f32]| {
         let bias = mlp.down.bias.as_deref();
-        gemm(pool, inner, rows, &mlp.down.weight, bias, false, out);
+        mlp.down.weight.product(pool, inner, rows, bias, out);
     };
     if mlp.gated {
         let mut hidden = Scratch::take(rows * mlp.d_mlp);

@@ -7,11 +7,13 @@ mod norm;
 mod simd;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 use super::memory::Parts;
 use super::pool::Pool;
 use super::{Cpu, gemm, out_of_memory};
-use crate::device::lm::{Attention, Embed, Head, Linear, LmOps, Mlp, Norm};
+use crate::device::coded::Coded;
+use crate::device::lm::{Attention, Embed, Head, Linear, LmOps, Mlp, Norm, Table};
 use crate::domain::Result;
 use std::ops::Range;
 
@@ -37,24 +39,30 @@ fn for_rows(
 }
 
 impl LmOps for Cpu {
-    type Weight = gemm::PackedWeight;
+    type Weight = weight::Weight;
 
-    fn pack(&self, w: &[f32], n: usize, k: usize) -> Result<gemm::PackedWeight> {
+    fn pack(&self, w: &[f32], n: usize, k: usize) -> Result<weight::Weight> {
         // Packing aborts where it finds no memory: ask before.
         Vec::<f32>::new()
             .try_reserve_exact(w.len())
             .map_err(|_| out_of_memory(size_of_val(w)))?;
-        Ok(gemm::PackedWeight::new(w, n, k))
+        Ok(weight::Weight::Packed(gemm::PackedWeight::new(w, n, k)))
+    }
+
+    fn pack_coded(&self, w: Coded) -> Result<weight::Weight> {
+        Ok(weight::Weight::Coded(w))
     }
 
     fn embed(&self, work: &Embed<'_, Self>, out: &mut Vec<f32>) -> Result<()> {
         let (d, scale) = (work.d_model, work.scale as f32);
         for_rows(self.pool(), work.ids.len(), d, out, |rows, out| {
             for (r, out) in rows.zip(out.chunks_exact_mut(d)) {
-                let token = &work.table[work.ids[r] as usize * d..][..d];
-                for (out, v) in out.iter_mut().zip(token) {
-                    *out = v * scale;
+                let token = work.ids[r] as usize;
+                match work.table {
+                    Table::Plain(table) => out.copy_from_slice(&table[token * d..][..d]),
+                    Table::Coded(table) => table.decode(token, 0, out),
                 }
+                out.iter_mut().for_each(|v| *v *= scale);
                 if let Some(positions) = work.positions {
                     let position = &positions[work.at[r] as usize * d..][..d];
                     out.iter_mut().zip(position).for_each(|(out, p)| *out += p);
@@ -91,15 +99,9 @@ impl LmOps for Cpu {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         let (n, k) = (layer.weight.n(), layer.weight.k());
-        gemm::gemm(
-            self.pool(),
-            &x[..rows * k],
-            rows,
-            &layer.weight,
-            layer.bias.as_deref(),
-            false,
-            &mut out[..rows * n],
-        );
+        let (x, out) = (&x[..rows * k], &mut out[..rows * n]);
+        let bias = layer.bias.as_deref();
+        layer.weight.product(self.pool(), x, rows, bias, out);
         Ok(())
     }
 

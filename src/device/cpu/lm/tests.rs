@@ -1,11 +1,12 @@
+use crate::device::coded::Coded;
 use crate::device::cpu::Cpu;
-use crate::device::cpu::gemm::PackedWeight;
 use crate::device::lm::{
     Activation, Attention, Head, Linear, LmOps, Mlp, NO_TARGET, Norm, NormKind, QkNorm, RopeTable,
     Span,
 };
 use crate::device::reference::Reference;
 use crate::device::{Device, Real};
+use crate::domain::Precision;
 
 type Oracle = Reference<f64>;
 
@@ -302,7 +303,7 @@ fn logits_and_losses_agree_with_the_reference() {
 fn a_product_leaves_what_lies_behind_its_rows() {
     let device = Cpu::new(1);
     let layer = Linear {
-        weight: PackedWeight::new(&[1.0, 2.0], 1, 2),
+        weight: device.pack(&[1.0, 2.0], 1, 2).unwrap(),
         bias: None,
     };
     let mut out = vec![7.0; 3];
@@ -310,4 +311,34 @@ fn a_product_leaves_what_lies_behind_its_rows() {
         .linear(&vec![1.0, 1.0, 9.0, 9.0], 1, &layer, &mut out)
         .unwrap();
     assert_eq!(out, [3.0, 7.0, 7.0]);
+}
+
+#[test]
+fn a_coded_product_is_that_of_the_decoded_matrix_to_the_bit() {
+    for (m, n, k) in [(1, 1, 1), (5, 33, 70), (130, 300, 96), (7, 40, 4200)] {
+        let (w, x) = (values(n * k, 41), values(m * k, 42));
+        for precision in &Precision::ALL[1..] {
+            let coded = || Coded::new(&w, k, *precision).unwrap().unwrap();
+            let mut decoded = vec![0.0; n * k];
+            for (row, to) in decoded.chunks_mut(k).enumerate() {
+                coded().decode(row, 0, to);
+            }
+            for threads in [1, 2] {
+                let device = Cpu::new(threads);
+                let bias = Some(values(n, 43));
+                let [plain, held] = [
+                    device.pack(&decoded, n, k).unwrap(),
+                    device.pack_coded(coded()).unwrap(),
+                ]
+                .map(|weight| {
+                    let mut out = vec![f32::NAN; m * n];
+                    let bias = bias.clone();
+                    let layer = Linear { weight, bias };
+                    device.linear(&x, m, &layer, &mut out).unwrap();
+                    out
+                });
+                assert_eq!(plain, held, "{precision} {m} {n} {k}");
+            }
+        }
+    }
 }
