@@ -216,6 +216,18 @@ pub fn dense<D: SaeOps>(device: &D, rows: usize, d: usize) -> Vec<(String, Vec<f
     keep("v", down(device, &square));
     device.normalize_rows(&mut param, rows, d).unwrap();
     keep("normalize", down(device, &param));
+    // A row of zeros has no direction.
+    let mut some = fine(rows * d, 43);
+    some[..d].fill(0.0);
+    let mut some = up(device, &some);
+    device.normalize_rows(&mut some, rows, d).unwrap();
+    keep("normalize zeros", down(device, &some));
+    device.project_rows(&some, rows, d, &mut param).unwrap();
+    keep("project along zeros", down(device, &param));
+    device
+        .add_norm_grad(&some, rows, d, &v, &mut param)
+        .unwrap();
+    keep("norm grad of zeros", down(device, &param));
     results
 }
 
