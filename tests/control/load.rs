@@ -6,8 +6,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 fn full() -> bool {
@@ -62,11 +62,14 @@ fn slow_clients_are_cut_off_and_good_ones_served_meanwhile() {
     // As people and pages look, and not as many as the cores can answer: who asks then waits
     // for the others.
     let pause = Duration::from_millis(if full() { 1000 } else { 50 });
+    let all = Arc::new(Barrier::new(good as usize));
     let asking: Vec<_> = (0..good)
         .map(|n| {
-            let socket = socket.clone();
+            let (socket, all) = (socket.clone(), all.clone());
             std::thread::spawn(move || {
                 let mut took = Vec::new();
+                // Not while the test makes threads.
+                all.wait();
                 std::thread::sleep(pause * n / good);
                 for _ in 0..10 {
                     let began = Instant::now();
