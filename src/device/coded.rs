@@ -7,7 +7,7 @@ use crate::domain::{Code, Error, Precision, Result};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// Values up to this are decoded at once where a part of a row is asked for.
+/// Parts of rows begin at multiples of this, so that they cut no group and no byte.
 const SPAN: usize = 64;
 
 /// A matrix [n, k] in codes.

@@ -26,11 +26,6 @@ impl Precision {
     /// All of them, the largest first.
     pub const ALL: [Self; 5] = [Self::F32, Self::Bf16, Self::F16, Self::Int8, Self::Int4];
 
-    /// Whether nothing is lost. What was written before there was a choice means this.
-    pub fn is_f32(&self) -> bool {
-        *self == Self::F32
-    }
-
     /// As settings have it.
     pub fn name(self) -> &'static str {
         match self {

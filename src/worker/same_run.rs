@@ -33,9 +33,6 @@ const FREE: &[&str] = &[
 /// Keys that set the length: changing them is allowed and worth a word.
 const LENGTH: &[&str] = &["training.tokens", "training.epochs", "training.steps"];
 
-/// Keys that earlier versions did not have, and what they did.
-const NEW: &[(&str, &str)] = &[("model.precision", "f32")];
-
 /// Compares `config` with the run.toml at `old`.
 ///
 /// # Errors
@@ -81,7 +78,6 @@ fn compare(prefix: &str, a: &Table, b: &Table, differing: &mut Vec<(String, Stri
             (Some(Value::Table(a)), Some(Value::Table(b))) => {
                 compare(&format!("{name}."), a, b, differing);
             }
-            (None, Some(Value::String(is))) if NEW.contains(&(&name, is)) => {}
             (a, b) if a != b => differing.push((name, show(a), show(b))),
             _ => {}
         }

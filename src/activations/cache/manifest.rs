@@ -18,7 +18,6 @@ pub struct Identity {
     /// BLAKE3 of the language model; see [`crate::activations::model_hash`].
     pub model: String,
     /// How its weights were held.
-    #[serde(default, skip_serializing_if = "Precision::is_f32")]
     pub precision: Precision,
     /// [`crate::data::TokenSet::key`] of the contexts.
     pub data: String,
