@@ -1,4 +1,4 @@
-//! Whole runs on an emulated GPU, through the real binary. Nothing here has run on a GPU.
+//! Whole runs on a GPU, emulated or real (`BACKPROPD_TEST_GPU`), through the real binary.
 
 mod common;
 mod cuda_double;
@@ -8,8 +8,14 @@ use common::daemon::Daemon;
 use serde_json::Value;
 use std::process::Output;
 
-/// The run on the emulated device, whose stand-ins are in `state`; `None` without an emulator.
+/// The run on the real GPU, or on an emulated one whose stand-ins are in `state`; `None` without
+/// either, and where `state` is one that no real GPU can be put into.
 fn run(fixture: &Fixture, out: &str, state: &str, args: &[&str]) -> Option<Output> {
+    let breaks = !state.is_empty() && !state.contains("schedule");
+    if let (Some(gpu), false) = (cuda_double::real(), breaks) {
+        let mut command = fixture.command(out, &["--device", &format!("cuda:{gpu}")]);
+        return Some(command.args(args).output().unwrap());
+    }
     let folder = cuda_double::double()?.folder();
     let mut command = fixture.command(out, &["--device", "cuda"]);
     command.args(args).env("CUDA_DOUBLE", state);
@@ -46,7 +52,7 @@ fn agree(got: &[Value], expected: &[Value]) {
 }
 
 #[test]
-fn a_run_on_the_emulated_gpu_is_that_of_the_cpu() {
+fn a_run_on_the_gpu_is_that_of_the_cpu() {
     let fixture = Fixture::new(20);
     let Some(output) = run(&fixture, "cuda", "", &[]) else {
         return;
@@ -55,12 +61,15 @@ fn a_run_on_the_emulated_gpu_is_that_of_the_cpu() {
     let expected = fixture.events("cpu", &["--device", "cpu"]);
     let started = common::of_kind(&got, "run_started");
     let device = started[0]["device"].as_str().unwrap();
-    assert_eq!(device, "cuda:0 (emulated GPU, sm_90a)");
+    match cuda_double::real() {
+        Some(gpu) => assert!(device.starts_with(&format!("cuda:{gpu} (")), "{device}"),
+        None => assert_eq!(device, "cuda:0 (emulated GPU, sm_90a)"),
+    }
     agree(&got, &expected);
 }
 
 #[test]
-fn a_run_on_the_emulated_gpu_is_repeated_to_the_bit() {
+fn a_run_on_the_gpu_is_repeated_to_the_bit() {
     let fixture = Fixture::new(12);
     let Some(first) = run(&fixture, "first", "", &[]) else {
         return;
@@ -92,11 +101,11 @@ fn memory_that_runs_out_once_makes_micro_batches_smaller_and_changes_nothing_els
 
 #[test]
 fn a_gpu_that_breaks_down_ends_the_run_which_goes_on_from_its_checkpoint() {
-    let fixture = Fixture::new(12);
-    let Some(whole) = run(&fixture, "whole", "", &[]) else {
+    if cuda_double::double().is_none() {
         return;
-    };
-    events(&whole);
+    }
+    let fixture = Fixture::new(12);
+    events(&run(&fixture, "whole", "", &[]).unwrap());
     // Well behind the first checkpoint.
     let broken = run(&fixture, "broken", "0.fail_launch_at=900", &[]).unwrap();
     let said = String::from_utf8_lossy(&broken.stderr);
@@ -122,12 +131,12 @@ fn a_gpu_that_is_not_there_is_named() {
 
 #[test]
 fn a_daemon_starts_another_worker_where_a_gpu_broke_down() {
-    let fixture = Fixture::new(12);
-    let Some(whole) = run(&fixture, "whole", "", &[]) else {
+    let Some(double) = cuda_double::double() else {
         return;
     };
-    events(&whole);
-    let folder = cuda_double::double().unwrap().folder();
+    let folder = double.folder();
+    let fixture = Fixture::new(12);
+    events(&run(&fixture, "whole", "", &[]).unwrap());
     // Every worker breaks down in its ninth step or so: two of them do twelve.
     let daemon = Daemon::start_with(
         &fixture,

@@ -17,11 +17,15 @@ pub struct Fixture {
     pub dir: tempfile::TempDir,
 }
 
+/// The project's folder: where cargo says that it is, or where it was compiled.
+fn root() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// A folder of the project's test data.
 pub fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data")
-        .join(name)
+    root().join("tests/data").join(name)
 }
 
 /// Sentences without end, the same for everyone.
@@ -215,9 +219,10 @@ impl Running {
     }
 }
 
-/// The binary under test.
+/// The binary under test, which test programs that were carried to another machine are told of.
 pub fn backpropd() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_backpropd"))
+    let carried = std::env::var_os("CARGO_BIN_EXE_backpropd");
+    Command::new(carried.unwrap_or_else(|| env!("CARGO_BIN_EXE_backpropd").into()))
 }
 
 /// JSON lines.

@@ -1,6 +1,6 @@
 //! Errors in the middle of work.
 
-use super::cuda_double::{Gpu, gpu};
+use super::cuda_double::{Gpu, emulated, gpu};
 use backpropd::device::Device;
 use backpropd::device::cpu::Cpu;
 use backpropd::device::cuda::Cuda;
@@ -79,7 +79,7 @@ fn training_is_that_of_the_cpu() {
 
 #[test]
 fn memory_that_runs_out_is_a_value_wherever_it_does() {
-    let Some(gpu) = gpu() else {
+    let Some(gpu) = emulated() else {
         return;
     };
     let device = gpu.open();
@@ -102,7 +102,7 @@ fn memory_that_runs_out_is_a_value_wherever_it_does() {
 
 #[test]
 fn a_step_that_ran_out_of_memory_can_be_made_again() {
-    let Some(gpu) = gpu() else {
+    let Some(gpu) = emulated() else {
         return;
     };
     let (device, mut trainer) = started(&gpu);
@@ -122,7 +122,7 @@ fn a_step_that_ran_out_of_memory_can_be_made_again() {
 
 #[test]
 fn a_kernel_that_breaks_down_poisons_the_process() {
-    let Some(gpu) = gpu() else {
+    let Some(gpu) = emulated() else {
         return;
     };
     let (device, mut trainer) = started(&gpu);
@@ -140,7 +140,7 @@ fn a_kernel_that_breaks_down_poisons_the_process() {
 
 #[test]
 fn any_call_may_fail_and_none_panics() {
-    let Some(gpu) = gpu() else {
+    let Some(gpu) = emulated() else {
         return;
     };
     let device = gpu.open();
@@ -173,7 +173,7 @@ fn any_call_may_fail_and_none_panics() {
 
 #[test]
 fn a_launch_that_is_refused_is_an_error_of_this_program() {
-    let Some(gpu) = gpu() else {
+    let Some(gpu) = emulated() else {
         return;
     };
     let (device, mut trainer) = started(&gpu);

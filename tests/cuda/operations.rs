@@ -15,7 +15,7 @@ const SCHEDULES: [i64; 4] = [0, 1, 2, 77];
 /// tests need several stretches.
 fn scheduled(schedule: i64) -> Option<Cuda> {
     let gpu = gpu()?;
-    gpu.set("schedule", schedule);
+    gpu.schedule(schedule);
     Some(gpu.open().with_stretch(1 << 14))
 }
 

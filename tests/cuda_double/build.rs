@@ -38,6 +38,12 @@ fn compiler() -> std::ffi::OsString {
     std::env::var_os("CXX").unwrap_or_else(|| "c++".into())
 }
 
+/// Past the capture of tests: it is to be seen.
+pub fn say(line: &str) {
+    let line = format!("{line}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
 /// Builds both libraries and gives their folder. `None`, with a line that says so, where there is
 /// no C++ compiler, or the machine is none that the emulator runs on.
 pub fn build(variant: &Variant) -> Option<PathBuf> {
@@ -45,9 +51,7 @@ pub fn build(variant: &Variant) -> Option<PathBuf> {
     let version = match version {
         Ok(output) if output.status.success() && cfg!(target_arch = "x86_64") => output.stdout,
         _ => {
-            // Past the capture of tests: it is to be seen.
-            let why = b"SKIPPED: no CUDA kernel runs here: that needs x86-64 and a C++ compiler\n";
-            std::io::stderr().write_all(why).unwrap();
+            say("SKIPPED: no CUDA kernel runs here: that needs x86-64 and a C++ compiler");
             return None;
         }
     };
