@@ -2,6 +2,7 @@
 
 mod asset_worker;
 mod bench_daemon;
+mod bench_gpu;
 mod bench_lm;
 mod bench_step;
 mod capture;

@@ -3,7 +3,7 @@
 use super::dead::DeadLatents;
 use super::init::{self, Sample};
 use super::optim::{Moments, OptimSpec, Update, grad_norm};
-use super::params::{Dims, Params};
+use super::params::{Dims, Name, Params};
 use super::resample;
 use super::spec::SaeSpec;
 use super::step::{Dead, Losses, Pass, Results};
@@ -129,12 +129,6 @@ impl<D: SaeOps> SaeTrainer<D> {
         seed: u64,
         sample: Sample<'_, D::Real>,
     ) -> Result<Self> {
-        spec.validate()?;
-        optim.validate()?;
-        if spec.target.is_none() && d_in != d_out {
-            let message = format_args!("activations of width {d_in} and {d_out} need a target");
-            return Err(Error::new(Code::ConfigInvalid, "target", message));
-        }
         let d_sae = spec.d_sae;
         let dims = Dims { d_in, d_out, d_sae };
         let target = sample.target.unwrap_or(sample.x);
@@ -142,10 +136,34 @@ impl<D: SaeOps> SaeTrainer<D> {
             init::factor(spec.normalize, sample.x, d_in),
             init::factor(spec.normalize, target, d_out),
         ];
-        let zeros = || Params::build(spec, |name| device.zeros(dims.len(name)));
-        let params = Params::build(spec, |name| {
+        Self::with_start(device, spec, optim, dims, seed, scales, |name| {
             device.upload(&init::start(spec, dims, seed, name, target, scales[1]))
-        })?;
+        })
+    }
+
+    /// As [`SaeTrainer::new`], with start values of the caller's: `start` gives each parameter, of
+    /// [`Dims::len`] numbers. `scales` are the factors of x and y in training.
+    ///
+    /// # Errors
+    /// As [`SaeTrainer::new`], and those of `start`.
+    pub fn with_start(
+        device: &D,
+        spec: &SaeSpec,
+        optim: &OptimSpec,
+        dims: Dims,
+        seed: u64,
+        scales: [f64; 2],
+        start: impl FnMut(Name) -> Result<D::Buf>,
+    ) -> Result<Self> {
+        spec.validate()?;
+        optim.validate()?;
+        let Dims { d_in, d_out, d_sae } = dims;
+        if spec.target.is_none() && d_in != d_out {
+            let message = format_args!("activations of width {d_in} and {d_out} need a target");
+            return Err(Error::new(Code::ConfigInvalid, "target", message));
+        }
+        let zeros = || Params::build(spec, |name| device.zeros(dims.len(name)));
+        let params = Params::build(spec, start)?;
         let mut trainer = Self {
             params,
             grads: zeros()?,

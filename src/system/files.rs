@@ -3,7 +3,7 @@
 use crate::domain::{Error, Result};
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Makes the entries of folder `dir` durable.
 pub fn sync_dir(dir: &Path) -> Result<()> {
@@ -15,6 +15,21 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
 /// Creates `dir` and its parents.
 pub fn create_dir(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| Error::write(dir, &e))
+}
+
+/// Where token sets and compiled kernels are kept for runs to come, created where it is missing:
+/// `$BACKPROPD_CACHE`, else the user's cache folder, else `otherwise`.
+pub fn cache_folder(otherwise: &Path) -> Result<PathBuf> {
+    let set = |name: &str| {
+        let value = std::env::var_os(name).filter(|v| !v.is_empty());
+        value.map(PathBuf::from)
+    };
+    let folder = set("BACKPROPD_CACHE")
+        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("backpropd")))
+        .or_else(|| Some(set("HOME")?.join(".cache/backpropd")))
+        .unwrap_or_else(|| otherwise.to_owned());
+    create_dir(&folder)?;
+    Ok(folder)
 }
 
 /// Writes `bytes` to a new file `path` and makes its content durable. The folder's entry

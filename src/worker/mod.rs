@@ -23,6 +23,7 @@ use crate::device::cpu::Cpu;
 use crate::device::cuda::Cuda;
 use crate::domain::{DeviceName, Result};
 use crate::protocol::Fact;
+use crate::system::files;
 use context::Context;
 use link::WorkerLink;
 
@@ -69,7 +70,7 @@ pub fn run(job: Job, link: &WorkerLink) -> Result<()> {
 }
 
 fn on_gpu(ordinal: u16, job: &Job, context: &mut Context<'_>) -> Result<()> {
-    let compiled = prepare::cache_folder(&job.config.output)?.join("kernels");
+    let compiled = files::cache_folder(&job.config.output)?.join("kernels");
     let device = Cuda::open(ordinal.into(), Some(&compiled))?;
     train::train(&device, job, context)
 }

@@ -12,7 +12,7 @@ use crate::lm::{self, HookPoint, LmSpec};
 use crate::protocol::Stage;
 use crate::system::files;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// A run whose model, hook points, memory, folder and text are known to be usable.
@@ -142,7 +142,7 @@ fn tokenize(config: &RunConfig, spec: &LmSpec, context: &mut Context<'_>) -> Res
         &config.data,
         &file,
         &model,
-        &cache_folder(&config.output.join("cache"))?,
+        &files::cache_folder(&config.output.join("cache"))?,
         &mut tell,
     )
 }
@@ -165,19 +165,4 @@ pub(super) fn model_tokens(folder: &Path, spec: &LmSpec) -> Result<ModelTokens> 
         eos: id("eos_token_id"),
         pad: id("pad_token_id"),
     })
-}
-
-/// Where token sets are kept for runs to come: `$BACKPROPD_CACHE`, else the user's cache
-/// folder, else `otherwise`.
-pub(super) fn cache_folder(otherwise: &Path) -> Result<PathBuf> {
-    let set = |name: &str| {
-        let value = std::env::var_os(name).filter(|v| !v.is_empty());
-        value.map(PathBuf::from)
-    };
-    let folder = set("BACKPROPD_CACHE")
-        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("backpropd")))
-        .or_else(|| Some(set("HOME")?.join(".cache/backpropd")))
-        .unwrap_or_else(|| otherwise.to_owned());
-    files::create_dir(&folder)?;
-    Ok(folder)
 }

@@ -10,4 +10,5 @@ mod cache;
 mod faults;
 mod mutants;
 mod operations;
+mod profile;
 mod start;

@@ -93,6 +93,7 @@ int Device::allocate(Address* to, size_t bytes) {
   *to = Address(base + GUARD);
   live[*to] = bytes;
   used += (long long)bytes;
+  if (used > numbers["peak"]) numbers["peak"] = used;
   ++numbers["allocs"];
   ++numbers["live"];
   return SUCCESS;

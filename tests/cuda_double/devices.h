@@ -18,7 +18,7 @@
 //   schedule           order of threads and blocks
 //   workers            threads that run blocks
 //
-// Numbers to read: allocs, live, used, launches, loads.
+// Numbers to read: allocs, live, used, peak, launches, loads.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

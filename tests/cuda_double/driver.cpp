@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <set>
 
@@ -34,6 +35,17 @@ struct Stream {
   Device* device;
   std::vector<Landing> landings;
 };
+
+// The time when everything before it was done, which here is when it was recorded.
+struct Event {
+  double milliseconds = 0;
+};
+
+double now() {
+  timespec at;
+  clock_gettime(CLOCK_MONOTONIC, &at);
+  return double(at.tv_sec) * 1e3 + double(at.tv_nsec) / 1e6;
+}
 
 thread_local Device* current;
 
@@ -113,7 +125,17 @@ int cuDeviceGetDefaultMemPool(void** to, int d) {
   *to = &double_::device(d);
   return double_::SUCCESS;
 }
-int cuMemPoolSetAttribute(void*, int, void*) { return double_::SUCCESS; }
+// 8 is the most that was in use, which starts anew when it is set.
+int cuMemPoolSetAttribute(void* pool, int attribute, void*) {
+  auto* device = static_cast<Device*>(pool);
+  if (attribute == 8) cuda_double_set(device->ordinal, "peak", device->number("used", 0));
+  return double_::SUCCESS;
+}
+int cuMemPoolGetAttribute(void* pool, int attribute, void* to) {
+  if (attribute != 8) return double_::INVALID_VALUE;
+  *static_cast<uint64_t*>(to) = uint64_t(static_cast<Device*>(pool)->number("peak", 0));
+  return double_::SUCCESS;
+}
 
 int cuDevicePrimaryCtxRetain(void** to, int d) {
   *to = &double_::device(d);
@@ -154,19 +176,24 @@ int cuStreamSynchronize(void* stream) {
 int cuStreamWaitEvent(void*, void*, unsigned) { return begin(current); }
 int cuEventCreate(void** to, unsigned) {
   BEGIN(current);
-  *to = malloc(1);
+  *to = new Event;
   return double_::SUCCESS;
 }
 int cuEventDestroy_v2(void* event) {
-  free(event);
+  delete static_cast<Event*>(event);
   return double_::SUCCESS;
 }
-int cuEventRecord(void*, void*) { return begin(current); }
+int cuEventRecord(void* event, void*) {
+  BEGIN(current);
+  static_cast<Event*>(event)->milliseconds = now();
+  return double_::SUCCESS;
+}
 int cuEventSynchronize(void*) { return begin(current); }
 int cuEventQuery(void*) { return begin(current); }
-int cuEventElapsedTime_v2(float* to, void*, void*) {
-  *to = 0.0f;
-  return begin(current);
+int cuEventElapsedTime(float* to, void* start, void* end) {
+  BEGIN(current);
+  *to = float(static_cast<Event*>(end)->milliseconds - static_cast<Event*>(start)->milliseconds);
+  return double_::SUCCESS;
 }
 
 int cuMemAlloc_v2(Address* to, size_t bytes) {

@@ -51,11 +51,16 @@ fn among<'a>(pick: &Pick<'a, Cuda>) -> Option<(&'a Memory<u32>, usize)> {
     }
 }
 
+/// Latents of a stretch.
+fn columns_of(cuda: &Cuda, product: &Product<'_>) -> usize {
+    let fit = cuda.stretch / (4 * product.x.count.max(1)) / TILE * TILE;
+    fit.clamp(TILE, product.d_sae.next_multiple_of(TILE))
+}
+
 /// Fills the codes of every pick.
 pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) -> Result<()> {
     let (tokens, d_sae) = (product.x.count, product.d_sae);
-    let fit = cuda.stretch / (4 * tokens.max(1)) / TILE * TILE;
-    let columns = fit.clamp(TILE, d_sae.next_multiple_of(TILE));
+    let columns = columns_of(cuda, product);
     let mut p = Memory::new(&cuda.gpu, tokens * columns)?;
     let operands = Operands::new(cuda, product)?;
     let mut selections = Vec::new();
@@ -198,6 +203,22 @@ impl Operands {
 }
 
 impl Cuda {
+    /// The encoder product of [`SaeOps::encode`](crate::device::sae::SaeOps::encode), stretch
+    /// after stretch, of which nothing is kept: what an encoder costs without its selection.
+    ///
+    /// # Errors
+    /// `out-of-memory`; those of the GPU.
+    pub fn encoder_product(&self, product: &Product<'_>) -> Result<()> {
+        let columns = columns_of(self, product);
+        let mut p = Memory::new(&self.gpu, product.x.count * columns)?;
+        let operands = Operands::new(self, product)?;
+        for first in (0..product.d_sae).step_by(columns) {
+            let width = columns.min(product.d_sae - first);
+            operands.multiply(self, product, None, first, width, &mut p, columns)?;
+        }
+        Ok(())
+    }
+
     /// The rows less `center` as bf16, with 0 behind them up to `padded`.
     fn round_to_bf16(
         &self,

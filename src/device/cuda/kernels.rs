@@ -167,6 +167,10 @@ kernels! {
         scaled(input: Floats<'_>, out: Out<'_, f32>, n: u64, factor: f32);
         clamp_below(buf: Out<'_, f32>, n: u64, least: f32);
     }
+    "peak.cu" {
+        peak_bf16(out: Out<'_, f32>, rounds: u32);
+        peak_f32(out: Out<'_, f32>, rounds: u32);
+    }
     "lm.cu" {
         embed(
             table: Floats<'_>, positions: Option<Floats<'_>>, ids: Ints<'_>, at: Ints<'_>,

@@ -128,19 +128,21 @@ impl Kernel {
         for (place, argument) in places.iter_mut().zip(arguments.iter_mut()) {
             *place = std::ptr::from_mut(argument).cast();
         }
-        // SAFETY: the arguments outlive the call, which copies them; the rest is the caller's
-        // promise.
-        let done = unsafe {
-            result::launch_kernel(
-                self.function.cu_function(),
-                (count(x), count(y), 1),
-                (shape.threads, 1, 1),
-                count(shape.shared),
-                gpu.stream.cu_stream(),
-                &mut places[..arguments.len()],
-            )
-        };
-        gpu.check(self.name, done)
+        gpu.recorded(self.name, || {
+            // SAFETY: the arguments outlive the call, which copies them; the rest is the caller's
+            // promise.
+            let done = unsafe {
+                result::launch_kernel(
+                    self.function.cu_function(),
+                    (count(x), count(y), 1),
+                    (shape.threads, 1, 1),
+                    count(shape.shared),
+                    gpu.stream.cu_stream(),
+                    &mut places[..arguments.len()],
+                )
+            };
+            gpu.check(self.name, done)
+        })
     }
 
     pub(super) fn new(

@@ -1,6 +1,7 @@
 //! A GPU's context, its stream, and memory that goes back by itself.
 
 use super::fault;
+use super::profile::Recorder;
 use crate::domain::Result;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
@@ -15,6 +16,8 @@ pub struct Gpu {
     pub context: Arc<CudaContext>,
     /// Work runs in the order in which it was given.
     pub stream: Arc<CudaStream>,
+    /// What profiles are taken with.
+    pub recorder: Recorder,
 }
 
 impl Gpu {
@@ -82,6 +85,7 @@ impl<T: bytemuck::Pod> Memory<T> {
         }
         gpu.enter()?;
         let bytes = len.saturating_mul(size_of::<T>());
+        gpu.recorder.allocated(bytes);
         // SAFETY: the context is current; the memory is owned by what is returned.
         let taken = unsafe {
             if gpu.context.has_async_alloc() {
@@ -121,10 +125,12 @@ impl<T: bytemuck::Pod> Memory<T> {
         }
         self.gpu.enter()?;
         let bytes = self.len * size_of::<T>();
-        // SAFETY: the range is this memory.
-        let done =
-            unsafe { result::memset_d8_async(self.at, 0, bytes, self.gpu.stream.cu_stream()) };
-        self.gpu.check("clearing memory", done)
+        self.gpu.recorded("(clear)", || {
+            // SAFETY: the range is this memory.
+            let done =
+                unsafe { result::memset_d8_async(self.at, 0, bytes, self.gpu.stream.cu_stream()) };
+            self.gpu.check("clearing memory", done)
+        })
     }
 
     /// The address of element `at`, from which `len` elements lie within this memory.
@@ -147,10 +153,12 @@ impl<T: bytemuck::Pod> Memory<T> {
             return Ok(());
         }
         self.gpu.enter()?;
-        // SAFETY: the range lies within this memory. `host` is pageable: the driver has it in
-        // buffers of its own when the call returns.
-        let done = unsafe { result::memcpy_htod_async(to, host, self.gpu.stream.cu_stream()) };
-        self.gpu.check("a copy to the GPU", done)
+        self.gpu.recorded("(copy to the GPU)", || {
+            // SAFETY: the range lies within this memory. `host` is pageable: the driver has it in
+            // buffers of its own when the call returns.
+            let done = unsafe { result::memcpy_htod_async(to, host, self.gpu.stream.cu_stream()) };
+            self.gpu.check("a copy to the GPU", done)
+        })
     }
 
     /// Copies `self[at..]` to `host`, after all work that was given before.
@@ -160,10 +168,16 @@ impl<T: bytemuck::Pod> Memory<T> {
             return Ok(());
         }
         self.gpu.enter()?;
-        // SAFETY: the range lies within this memory, and `host` is there until the wait is over.
-        let done = unsafe { result::memcpy_dtoh_async(host, from, self.gpu.stream.cu_stream()) };
-        self.gpu.check("a copy from the GPU", done)?;
-        self.gpu.wait()
+        let copied = self.gpu.recorded("(copy to the host)", || {
+            // SAFETY: the range lies within this memory, and `host` is there until the wait below
+            // is over.
+            let done =
+                unsafe { result::memcpy_dtoh_async(host, from, self.gpu.stream.cu_stream()) };
+            self.gpu.check("a copy from the GPU", done)
+        });
+        // Also after an error: the copy may be under way.
+        let waited = self.gpu.recorder.waited(|| self.gpu.wait());
+        copied.and(waited)
     }
 
     /// All numbers, on the host.
@@ -181,10 +195,12 @@ impl<T: bytemuck::Pod> Memory<T> {
         }
         self.gpu.enter()?;
         let bytes = len * size_of::<T>();
-        // SAFETY: both ranges lie within their memory, and the two are different allocations.
-        let done =
-            unsafe { result::memcpy_dtod_async(to, from, bytes, self.gpu.stream.cu_stream()) };
-        self.gpu.check("a copy on the GPU", done)
+        self.gpu.recorded("(copy on the GPU)", || {
+            // SAFETY: both ranges lie within their memory, and the two are different allocations.
+            let done =
+                unsafe { result::memcpy_dtod_async(to, from, bytes, self.gpu.stream.cu_stream()) };
+            self.gpu.check("a copy on the GPU", done)
+        })
     }
 
     /// `len` numbers from `at`, for a kernel to read.

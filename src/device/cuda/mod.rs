@@ -12,11 +12,13 @@ mod compact;
 pub mod compile;
 mod encode;
 pub mod fault;
+pub mod floors;
 pub mod kernels;
 mod launch;
 mod lm;
 mod memory;
 pub mod probe;
+pub mod profile;
 mod rules;
 mod sae;
 mod sums;
@@ -29,6 +31,7 @@ use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::{CudaContext, result, sys};
 use kernels::Kernels;
 use memory::{Gpu, Memory};
+use profile::Recorder;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -130,6 +133,7 @@ fn start(ordinal: usize, name: String) -> Result<Gpu> {
         name,
         context,
         stream,
+        recorder: Recorder::default(),
     })
 }
 

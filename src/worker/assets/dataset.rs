@@ -6,6 +6,7 @@ use crate::domain::asset::{DataReport, TokenSetFacts};
 use crate::domain::{Code, Error, Result};
 use crate::lm;
 use crate::protocol::asset::WorkStage;
+use crate::system::files;
 use crate::worker::prepare;
 use serde_json::Value;
 use std::path::Path;
@@ -47,7 +48,7 @@ pub fn tokenize(
         &settings,
         &model.join("tokenizer.json"),
         &prepare::model_tokens(model, &spec)?,
-        &prepare::cache_folder(cache)?,
+        &files::cache_folder(cache)?,
         &mut tell,
     )?;
     let accounting = set.accounting();

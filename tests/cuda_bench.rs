@@ -1,0 +1,131 @@
+//! The benchmarks on an emulated GPU, through the real binary: that what they print is whole. Its
+//! times are those of the emulator.
+
+mod cuda_double;
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+/// `backpropd bench …` on the emulated device; `None` without an emulator.
+fn bench(args: &[&str]) -> Option<Output> {
+    let folder = cuda_double::double()?.folder();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backpropd"));
+    command.arg("bench").args(args);
+    command.env("LD_LIBRARY_PATH", folder);
+    command.env("BACKPROPD_CACHE", folder.join("cache"));
+    Some(command.output().unwrap())
+}
+
+fn said(output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn positive(figures: &Value, keys: &[&str]) {
+    for key in keys {
+        let value = figures[key].as_f64().unwrap_or(f64::NAN);
+        assert!(value.is_finite() && value > 0.0, "{key}: {figures:#}");
+    }
+}
+
+/// Launches in a call, by the name of the kernel.
+fn launches(profile: &Value, name: &str) -> f64 {
+    let mut work = profile["work"].as_array().unwrap().iter();
+    let row = work.find(|row| row["name"] == name);
+    row.map_or(0.0, |row| row["launches"].as_f64().unwrap())
+}
+
+/// Shares and what is idle make a whole.
+fn is_whole(profile: &Value) {
+    let work = profile["work"].as_array().unwrap();
+    let shares: f64 = work.iter().map(|row| row["share"].as_f64().unwrap()).sum();
+    let [idle, seconds] = ["idle_seconds", "seconds"].map(|key| profile[key].as_f64().unwrap());
+    assert!((shares + idle / seconds - 1.0).abs() < 1e-6, "{profile:#}");
+}
+
+const STEP: [&str; 8] = [
+    "step", "--device", "cuda", "--batch", "70", "--steps", "2", "--shapes",
+];
+
+#[test]
+fn a_step_is_told_for_each_shape_with_its_floors_and_its_kernels() {
+    let args = [&STEP[..], &["24/130/4,32/64/3", "--json"]].concat();
+    for amp in ["off", "bf16"] {
+        let Some(output) = bench(&[&args[..], &["--amp", amp]].concat()) else {
+            return;
+        };
+        let all: Vec<Value> = said(&output)
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(all.len(), 2);
+        for (figures, shape) in all.iter().zip([[24, 130, 4], [32, 64, 3]]) {
+            let found = ["d_in", "d_sae", "k"].map(|key| figures[key].as_i64().unwrap());
+            assert_eq!(found, shape);
+            assert_eq!(figures["device"], "cuda:0 (emulated GPU, sm_90a)");
+            assert_eq!(figures["amp"], amp);
+            positive(
+                figures,
+                &[
+                    "copy_gb_per_second",
+                    "bf16_tflops",
+                    "f32_tflops",
+                    "product_seconds",
+                    "product_tflops",
+                    "encode_seconds",
+                    "step_seconds",
+                    "tokens_per_second",
+                    "floor_seconds",
+                    "floor_share",
+                    "peak_memory_mib",
+                    "set_up_seconds",
+                ],
+            );
+            let profile = &figures["profile"];
+            positive(profile, &["seconds", "waits", "allocations"]);
+            is_whole(profile);
+            let (used, other) = match amp {
+                "off" => ("product_nt", "product_bf16"),
+                _ => ("product_bf16", "product_nt"),
+            };
+            assert_eq!(launches(profile, used), 1.0, "{profile:#}");
+            assert_eq!(launches(profile, other), 0.0, "{profile:#}");
+            assert!(launches(profile, "adam") >= 1.0, "{profile:#}");
+            assert!(launches(profile, "(copy to the host)") >= 1.0);
+        }
+    }
+}
+
+#[test]
+fn a_step_is_told_to_people() {
+    let Some(output) = bench(&[&STEP[..], &["24/130/4", "--auxk"]].concat()) else {
+        return;
+    };
+    let text = said(&output);
+    for part in [
+        "emulated GPU",
+        "d_in 24, d_sae 130, k 4, batch 70, amp off; medians of 2 rounds",
+        "encoder product",
+        "fused encode",
+        "step with AuxK",
+        "tokens/s",
+        "floors: copy",
+        "topk_merge",
+        "nothing",
+        "the host waits",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+}
+
+#[test]
+fn mixed_precision_on_the_cpu_is_refused_in_a_line() {
+    let Some(output) = bench(&["step", "--amp", "bf16"]) else {
+        return;
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.contains("usage: --amp: the CPU"), "{errors}");
+}
