@@ -120,6 +120,47 @@ fn a_step_is_told_to_people() {
 }
 
 #[test]
+fn a_language_model_is_told_with_its_kernels() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/lm/gpt2");
+    let args = ["lm", "--device", "cuda:1", "--model", model, "--batch", "2"];
+    let args = [&args[..], &["--context", "16", "--repeats", "2"]].concat();
+    for (end, blocks) in [(&["--stop-at-layer", "0"][..], 1), (&["--logits"], 3)] {
+        let Some(output) = bench(&[&args[..], end, &["--json"]].concat()) else {
+            return;
+        };
+        let figures: Value = serde_json::from_str(&said(&output)).unwrap();
+        assert_eq!(figures["device"], "cuda:1 (emulated GPU, sm_90a)");
+        assert_eq!(figures["blocks"], blocks);
+        positive(
+            &figures,
+            &[
+                "seconds",
+                "tokens_per_second",
+                "gflops",
+                "copy_gb_per_second",
+                "bf16_tflops",
+                "f32_tflops",
+                "peak_memory_mib",
+            ],
+        );
+        let profile = &figures["profile"];
+        is_whole(profile);
+        assert_eq!(launches(profile, "attention"), f64::from(blocks));
+        assert_eq!(launches(profile, "loss_tile") > 0.0, blocks == 3);
+    }
+    let text = said(&bench(&[&args[..], &["--logits"]].concat()).unwrap());
+    for part in [
+        "emulated GPU",
+        "tokens/s",
+        "floors: bf16",
+        "attention",
+        "nothing",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+}
+
+#[test]
 fn mixed_precision_on_the_cpu_is_refused_in_a_line() {
     let Some(output) = bench(&["step", "--amp", "bf16"]) else {
         return;
