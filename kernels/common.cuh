@@ -27,6 +27,17 @@ DEVICE u32 warp_id() { return threadIdx.x >> 5; }
 DEVICE u32 global_warp() { return blockIdx.x * (blockDim.x >> 5) + warp_id(); }
 DEVICE u32 lanes_below() { return (1u << lane_id()) - 1; }
 
+// W neighbouring values that move as one; four want an address that is a multiple of 16.
+template <u32 W> struct alignas(4 * W) Pack {
+  float v[W];
+};
+template <u32 W> DEVICE Pack<W> load(const float* from) {
+  return *reinterpret_cast<const Pack<W>*>(from);
+}
+template <u32 W> DEVICE void store(float* to, const Pack<W>& values) {
+  *reinterpret_cast<Pack<W>*>(to) = values;
+}
+
 // A butterfly: every lane ends with the same bits.
 template <class T> DEVICE T warp_sum(T v) {
   for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(ALL_LANES, v, o);
@@ -42,6 +53,26 @@ template <class T> DEVICE T block_sum(T v, T* scratch) {
   __syncthreads();
   v = lane_id() < (blockDim.x >> 5) ? scratch[lane_id()] : T(0);
   return warp_sum(v);
+}
+
+// The sum of v over the threads before this one, and `all` over the block. `scratch` holds 32
+// numbers, and may be what an earlier sum used.
+DEVICE u32 block_prefix(u32 v, u32* scratch, u32& all) {
+  u32 upto = v;
+  for (u32 o = 1; o < 32; o <<= 1) {
+    const u32 other = __shfl_up_sync(ALL_LANES, upto, o);
+    if (lane_id() >= o) upto += other;
+  }
+  __syncthreads();
+  if (lane_id() == 31) scratch[warp_id()] = upto;
+  __syncthreads();
+  u32 warps = 0;
+  all = 0;
+  for (u32 w = 0; w < blockDim.x >> 5; ++w) {
+    warps += w < warp_id() ? scratch[w] : 0;
+    all += scratch[w];
+  }
+  return warps + upto - v;
 }
 
 // A key as a number that orders as keys do: NaN lowest, -0 equal to 0.

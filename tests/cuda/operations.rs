@@ -1,12 +1,14 @@
 //! Every operation and every selection, whatever the order in which threads and blocks run.
 
 use super::cuda_double::gpu;
-use super::device_suite::operations::{agree_with_the_reference, bits, dense, everything};
+use super::device_suite::operations::{
+    agree_with_the_reference, bits, dense, everything, many_latents,
+};
 use super::device_suite::selections;
 use super::device_suite::{Choice, Shape, down, fine, up};
 use backpropd::device::cuda::{Cuda, Factors};
 use backpropd::device::reference::Reference;
-use backpropd::device::sae::{Encode, Pick, Rows, SaeOps, Select};
+use backpropd::device::sae::{Encode, OuterGrad, Pick, Rows, SaeOps, Select};
 
 /// Orders of threads and blocks: ascending, descending, shuffled.
 const SCHEDULES: [i64; 4] = [0, 1, 2, 77];
@@ -23,6 +25,61 @@ fn scheduled(schedule: i64) -> Option<Cuda> {
 fn every_operation_agrees_with_the_f64_reference() {
     let devices: Vec<Cuda> = SCHEDULES.into_iter().filter_map(scheduled).collect();
     agree_with_the_reference(&devices);
+}
+
+#[test]
+fn latents_of_17_bits_are_sorted() {
+    scheduled(0).iter().for_each(many_latents);
+}
+
+/// Over a million edges: more than the blocks of the sort take in one round.
+#[test]
+fn a_sort_of_many_rounds_loses_no_edge() {
+    const TOKENS: usize = 2100;
+    const LATENTS: usize = 512;
+    let Some(device) = scheduled(77) else {
+        return;
+    };
+    // Every latent of every token, and to each edge a value of its own.
+    let [x, w_enc] = [TOKENS, LATENTS].map(|len| up(&device, &vec![1.0; len]));
+    let b_enc = up(&device, &fine(LATENTS, 4));
+    let mut codes = device.new_codes();
+    let lower = up(&device, &vec![f64::NEG_INFINITY; LATENTS]);
+    let pick = Pick {
+        select: Select::Above { lower: &lower },
+        codes: &mut codes,
+    };
+    let product = Encode {
+        x: Rows::of(&x, TOKENS),
+        center: None,
+        w_enc: &w_enc,
+        b_enc: &b_enc,
+        d_in: 1,
+        d_sae: LATENTS,
+    };
+    device.encode(&product, &mut [pick]).unwrap();
+    assert_eq!(device.edges(&codes), TOKENS * LATENTS);
+    let token = |edge: usize| (edge / LATENTS) as f64;
+    let values: Vec<f64> = (0..TOKENS * LATENTS).map(|e| token(e) % 7.0).collect();
+    let rows: Vec<f64> = (0..TOKENS).map(|b| (b % 11) as f64).collect();
+    let expected: f64 = rows
+        .iter()
+        .zip(0..)
+        .map(|(row, b)| row * f64::from(b % 7))
+        .sum();
+    let (values, rows) = (up(&device, &values), up(&device, &rows));
+    let mut out = up(&device, &vec![0.0; LATENTS]);
+    let work = OuterGrad {
+        codes: &codes,
+        values: &values,
+        rows: Rows::of(&rows, TOKENS),
+        prefixes: &[],
+        center: None,
+        d: 1,
+        accumulate: false,
+    };
+    device.outer_grad(&work, &mut out).unwrap();
+    assert_eq!(down(&device, &out), vec![expected; LATENTS]);
 }
 
 #[test]

@@ -79,6 +79,15 @@ inline void count_votes(void* const* lanes, u32 mask) {
   for (u32 i = 0; i < 32; ++i)
     if (mask >> i & 1) static_cast<Vote*>(lanes[i])->out = all;
 }
+inline void find_equals(void* const* lanes, u32 mask) {
+  for (u32 i = 0; i < 32; ++i) {
+    if (!(mask >> i & 1)) continue;
+    auto* mine = static_cast<Vote*>(lanes[i]);
+    mine->out = 0;
+    for (u32 o = 0; o < 32; ++o)
+      if (mask >> o & 1) mine->out |= u32(static_cast<Vote*>(lanes[o])->in == mine->in) << o;
+  }
+}
 }  // namespace emulator
 
 template <class T> T __shfl_sync(u32 mask, T v, int lane) {
@@ -98,6 +107,11 @@ template <class T> T __shfl_down_sync(u32 mask, T v, u32 by) {
 inline u32 __ballot_sync(u32 mask, int predicate) {
   emulator::Vote mine = {predicate != 0, 0};
   emulator::meet_warp(mask, emulator::Meeting::vote, &mine, emulator::count_votes);
+  return mine.out;
+}
+inline u32 __match_any_sync(u32 mask, u32 value) {
+  emulator::Vote mine = {value, 0};
+  emulator::meet_warp(mask, emulator::Meeting::vote, &mine, emulator::find_equals);
   return mine.out;
 }
 

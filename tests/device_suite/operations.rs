@@ -252,6 +252,19 @@ fn compare<D: Device>(
     }
 }
 
+/// Every operation, on more latents than 16 bits can name.
+pub fn many_latents<D: SaeOps>(device: &D) {
+    let (oracle, choice) = (Reference::<f64>::new(), Choice::TopK(2, None));
+    let shape = Shape {
+        tokens: 3,
+        d: 1,
+        latents: 70_000,
+    };
+    let expected = everything(&oracle, shape, &choice, 40_000);
+    let got = everything(device, shape, &choice, 40_000);
+    compare(device, &format!("{shape:?}"), &got, &expected);
+}
+
 /// Every operation, on shapes that fill no tile.
 pub fn agree_with_the_reference<D: SaeOps>(devices: &[D]) {
     let oracle = Reference::<f64>::new();
@@ -288,6 +301,33 @@ pub fn agree_with_the_reference<D: SaeOps>(devices: &[D]) {
                 latents: 7,
             },
             Choice::Batch(4),
+        ),
+        // Latents that fire for nearly every token, and others that seldom do.
+        (
+            Shape {
+                tokens: 400,
+                d: 12,
+                latents: 50,
+            },
+            Choice::TopK(20, None),
+        ),
+        // All of them fire for all.
+        (
+            Shape {
+                tokens: 290,
+                d: 5,
+                latents: 9,
+            },
+            Choice::TopK(9, None),
+        ),
+        // No edges at all.
+        (
+            Shape {
+                tokens: 4,
+                d: 8,
+                latents: 5,
+            },
+            Choice::Batch(0),
         ),
     ] {
         let expected = everything(&oracle, shape, &choice, shape.latents / 3);

@@ -24,16 +24,20 @@ pub struct Codes {
 pub struct ByLatent {
     /// First place of each latent [d_sae + 1].
     pub starts: Memory<u32>,
+    /// Latent of the edge at each place: they ascend.
+    pub latent: Memory<u32>,
     /// Number of the edge at each place.
     pub order: Memory<u32>,
     /// Token of each edge.
     pub token: Memory<u32>,
 }
 
-/// Keys of a tile of the radix sort that a block looks at together.
-const TILE: usize = 256;
-/// Tiles, at most.
-const TILES: usize = 1024;
+/// Keys that a block of the radix sort looks at together.
+const ROUND: usize = 256 * 16;
+/// Its blocks, at most: each adds up the counts of all.
+const BLOCKS: usize = 256;
+/// Bits of a digit, at most.
+const DIGIT: u32 = 8;
 
 impl Codes {
     pub(super) fn none(cuda: &Cuda) -> Self {
@@ -122,64 +126,68 @@ impl Codes {
     fn sort(&self, cuda: &Cuda) -> Result<ByLatent> {
         let (gpu, n) = (&cuda.gpu, self.edges);
         let mut token = Memory::new(gpu, n)?;
-        let mut order = Memory::new(gpu, n)?;
         if n > 0 {
             cuda.kernels.edge_tokens(
                 gpu,
                 Shape::warps(self.tokens),
                 self.row_ptr.input(0, self.tokens + 1),
                 token.output(n),
-                order.output(n),
                 count(self.tokens),
             )?;
         }
-        // One tile more where n is no multiple of what a tile holds.
-        let items = n.div_ceil(TILE * TILES).max(1);
-        let tiles = n.div_ceil(TILE * items);
-        let shape = Shape::blocks(tiles, 256);
-        let mut keys = Memory::new(gpu, n)?;
-        keys.copy(0, &self.latent, 0, n)?;
-        let mut counts = Memory::new(gpu, 256 * tiles)?;
-        let mut places = Memory::new(gpu, 256 * tiles + 1)?;
-        let (mut to_keys, mut to_order) = (Memory::new(gpu, n)?, Memory::new(gpu, n)?);
-        let bits = usize::BITS - self.d_sae.saturating_sub(1).leading_zeros();
-        for shift in (0..bits).step_by(8) {
+        let rounds = n.div_ceil(ROUND * BLOCKS).max(1);
+        let blocks = n.div_ceil(ROUND * rounds);
+        let shape = Shape::blocks(blocks, 256);
+        // As few passes as can be, and all of them with the same number of digits.
+        let bits = (usize::BITS - self.d_sae.saturating_sub(1).leading_zeros()).max(1);
+        let digit = bits.div_ceil(bits.div_ceil(DIGIT));
+        let digits = 1 << digit;
+        let mut counts = Memory::new(gpu, digits * blocks)?;
+        let mut sorted: Option<[Memory<u32>; 2]> = None;
+        for shift in (0..bits).step_by(digit as usize) {
+            let keys = match &sorted {
+                None => self.latent.input(0, n),
+                Some([latent, _]) => latent.input(0, n),
+            };
             cuda.kernels.radix_count(
                 gpu,
                 shape.shared(256 * 4),
-                keys.input(0, n),
-                counts.output(256 * tiles),
+                keys,
+                counts.output(digits * blocks),
                 count(n),
-                count(items),
+                count(rounds),
                 shift,
+                count(digits),
             )?;
-            cuda.scan(&counts, 256 * tiles, &mut places)?;
+            let (mut latent, mut order) = (Memory::new(gpu, n)?, Memory::new(gpu, n)?);
             cuda.kernels.radix_scatter(
                 gpu,
-                shape.shared(512 * 4),
-                keys.input(0, n),
-                order.input(0, n),
-                places.input(0, 256 * tiles),
-                to_keys.output(n),
-                to_order.output(n),
+                shape.shared((32 + 8 * 256) * 4),
+                keys,
+                sorted.as_ref().map(|[_, order]| order.input(0, n)),
+                counts.input(0, digits * blocks),
+                latent.output(n),
+                order.output(n),
                 count(n),
-                count(items),
+                count(rounds),
                 shift,
+                count(digits),
             )?;
-            std::mem::swap(&mut keys, &mut to_keys);
-            std::mem::swap(&mut order, &mut to_order);
+            sorted = Some([latent, order]);
         }
+        let [latent, order] = sorted.expect("one pass at least");
         let mut starts = Memory::new(gpu, self.d_sae + 1)?;
         cuda.kernels.segment_starts(
             gpu,
-            Shape::threads(n + 1),
-            keys.input(0, n),
+            Shape::threads(self.d_sae + 1),
+            latent.input(0, n),
             starts.output(self.d_sae + 1),
             count(n),
             count(self.d_sae),
         )?;
         Ok(ByLatent {
             starts,
+            latent,
             order,
             token,
         })

@@ -84,11 +84,13 @@ kernels! {
     }
     "order.cu" {
         scan(input: Ints<'_>, out: Out<'_, u32>, n: u32);
-        edge_tokens(row_ptr: Ints<'_>, token: Out<'_, u32>, number: Out<'_, u32>, tokens: u32);
-        radix_count(keys: Ints<'_>, counts: Out<'_, u32>, n: u32, items: u32, shift: u32);
+        edge_tokens(row_ptr: Ints<'_>, token: Out<'_, u32>, tokens: u32);
+        radix_count(
+            keys: Ints<'_>, counts: Out<'_, u32>, n: u32, rounds: u32, shift: u32, digits: u32,
+        );
         radix_scatter(
-            keys: Ints<'_>, values: Ints<'_>, places: Ints<'_>, to_keys: Out<'_, u32>,
-            to_values: Out<'_, u32>, n: u32, items: u32, shift: u32,
+            keys: Ints<'_>, values: Option<Ints<'_>>, counts: Ints<'_>, to_keys: Out<'_, u32>,
+            to_values: Out<'_, u32>, n: u32, rounds: u32, shift: u32, digits: u32,
         );
         segment_starts(sorted: Ints<'_>, starts: Out<'_, u32>, n: u32, latents: u32);
         slice_rows(row_ptr: Ints<'_>, out: Out<'_, u32>, first: u32, count: u32);
@@ -127,9 +129,14 @@ kernels! {
     }
     "latents.cu" {
         outer_grad(
-            starts: Ints<'_>, order: Ints<'_>, token: Ints<'_>, values: Floats<'_>,
-            rows: Floats<'_>, center: Option<Floats<'_>>, widths: Option<Ints<'_>>,
-            out: Out<'_, f32>, block: u64, d: u32, prefixes: u32, accumulate: u32,
+            starts: Ints<'_>, latents: Ints<'_>, order: Ints<'_>, token: Ints<'_>,
+            values: Floats<'_>, rows: Floats<'_>, center: Option<Floats<'_>>,
+            widths: Option<Ints<'_>>, out: Out<'_, f32>, partials: Out<'_, f32>, block: u64,
+            n: u32, d: u32, prefixes: u32, accumulate: u32, piece: u32, pieces: u32,
+        );
+        outer_finish(
+            starts: Ints<'_>, latents: Ints<'_>, partials: Floats<'_>, out: Out<'_, f32>, n: u32,
+            d: u32, accumulate: u32, piece: u32,
         );
         latent_sums(
             starts: Ints<'_>, order: Ints<'_>, values: Floats<'_>, out: Out<'_, f32>,

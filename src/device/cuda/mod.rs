@@ -14,6 +14,7 @@ mod encode;
 pub mod fault;
 pub mod floors;
 pub mod kernels;
+mod latents;
 mod launch;
 mod lm;
 mod memory;

@@ -14,7 +14,7 @@ use crate::device::sae::{
 };
 use crate::domain::Result;
 
-type Buf = Memory<f32>;
+pub(super) type Buf = Memory<f32>;
 
 /// Partial sums of a whole buffer, at most.
 const PARTIALS: usize = 1024;
@@ -23,7 +23,7 @@ fn rows_of<'a>(rows: Rows<'a, Buf>, d: usize) -> In<'a, f32> {
     rows.buf.input(rows.first * d, rows.count * d)
 }
 
-fn flag(value: bool) -> u32 {
+pub(super) fn flag(value: bool) -> u32 {
     u32::from(value)
 }
 
@@ -37,7 +37,7 @@ impl Cuda {
         }
     }
 
-    fn widths(&self, prefixes: &[Prefix]) -> Result<Memory<u32>> {
+    pub(super) fn widths(&self, prefixes: &[Prefix]) -> Result<Memory<u32>> {
         let widths: Vec<u32> = prefixes.iter().map(|p| count(p.width)).collect();
         Memory::of(&self.gpu, &widths)
     }
@@ -236,28 +236,7 @@ impl SaeOps for Cuda {
     }
 
     fn outer_grad(&self, work: &OuterGrad<'_, Self>, out: &mut Buf) -> Result<()> {
-        let (codes, d, groups) = (work.codes, work.d, work.prefixes.len());
-        let sorted = codes.by_latent(self)?;
-        let widths = self.widths(work.prefixes)?;
-        let block = work.rows.count * d;
-        self.kernels.outer_grad(
-            &self.gpu,
-            Shape::blocks(codes.d_sae, 256),
-            sorted.starts.input(0, codes.d_sae + 1),
-            sorted.order.input(0, codes.edges),
-            sorted.token.input(0, codes.edges),
-            work.values.input(0, codes.edges),
-            work.rows
-                .buf
-                .input(work.rows.first * d, groups.max(1) * block),
-            work.center.map(|center| center.input(0, d)),
-            (groups > 0).then(|| widths.input(0, groups)),
-            out.output(codes.d_sae * d),
-            block as u64,
-            count(d),
-            count(groups),
-            flag(work.accumulate),
-        )
+        self.outer(work, out)
     }
 
     fn latent_sums(

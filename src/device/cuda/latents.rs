@@ -1,0 +1,75 @@
+//! Sums over the edges of each latent.
+
+use super::Cuda;
+use super::launch::{Shape, count};
+use super::memory::Memory;
+use super::sae::{Buf, flag};
+use crate::device::sae::OuterGrad;
+use crate::domain::Result;
+
+/// Edges of a latent that one block sums, at least, and pieces of more, at most.
+const PIECE: usize = 128;
+const PIECES: usize = 1024;
+/// Shared memory of a block that sums them.
+const OUTER_SHARED: usize = 2 * 64 * 4;
+
+impl Cuda {
+    /// Outer products by latent, in two launches: latents with few edges and pieces of those with
+    /// many, then the sums of pieces.
+    pub(super) fn outer(&self, work: &OuterGrad<'_, Self>, out: &mut Buf) -> Result<()> {
+        let (codes, d) = (work.codes, work.d);
+        let sorted = codes.by_latent(self)?;
+        // One prefix has all latents.
+        let prefixes = Some(work.prefixes).filter(|prefixes| prefixes.len() > 1);
+        let (widths, groups) = match prefixes {
+            Some(prefixes) => (Some(self.widths(prefixes)?), prefixes.len()),
+            None => (None, 0),
+        };
+        let (n, block) = (codes.edges, work.rows.count * d);
+        let piece = n.div_ceil(PIECES).max(PIECE);
+        // A latent has an edge to each token at most.
+        let pieces = if codes.tokens > piece {
+            n.div_ceil(piece)
+        } else {
+            0
+        };
+        let mut partials = Memory::new(&self.gpu, 2 * pieces * d)?;
+        let threads = count(if d.is_multiple_of(4) { d / 4 } else { d }.clamp(1, 256));
+        let threads = threads.next_multiple_of(32);
+        self.kernels.outer_grad(
+            &self.gpu,
+            Shape::blocks(2 * pieces + codes.d_sae, threads).shared(OUTER_SHARED),
+            sorted.starts.input(0, codes.d_sae + 1),
+            sorted.latent.input(0, n),
+            sorted.order.input(0, n),
+            sorted.token.input(0, n),
+            work.values.input(0, n),
+            work.rows
+                .buf
+                .input(work.rows.first * d, groups.max(1) * block),
+            work.center.map(|center| center.input(0, d)),
+            widths.as_ref().map(|widths| widths.input(0, groups)),
+            out.output(codes.d_sae * d),
+            partials.output(2 * pieces * d),
+            block as u64,
+            count(n),
+            count(d),
+            count(groups),
+            flag(work.accumulate),
+            count(piece),
+            count(pieces),
+        )?;
+        self.kernels.outer_finish(
+            &self.gpu,
+            Shape::blocks(pieces, threads),
+            sorted.starts.input(0, codes.d_sae + 1),
+            sorted.latent.input(0, n),
+            partials.input(0, 2 * pieces * d),
+            out.output(codes.d_sae * d),
+            count(n),
+            count(d),
+            flag(work.accumulate),
+            count(piece),
+        )
+    }
+}
