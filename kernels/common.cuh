@@ -86,6 +86,10 @@ DEVICE float from_ordered(u32 o) {
 }
 constexpr u32 ORDERED_ZERO = 0x80000000u;
 
+// A key with its latent: two are never equal, and of equal values the lower latent is the larger.
+DEVICE u64 key_of(float value, u32 latent) { return (u64)ordered(value) << 32 | (u32)~latent; }
+DEVICE u32 latent_of(u64 key) { return ~(u32)key; }
+
 // The first of `count` ascending widths that is above `latent`.
 DEVICE u32 group_of(const u32* widths, u32 count, u32 latent) {
   u32 m = 0;

@@ -1,5 +1,6 @@
 // The encoder's product on tensor cores: bf16 factors, f32 sums.
 #include "common.cuh"
+#include "product.cuh"
 #include "tensor.cuh"
 
 namespace {
@@ -12,27 +13,12 @@ DEVICE u16 to_bf16(float v) {
   if (v != v) return (u16)(bits >> 16 | 0x40);
   return (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-}  // namespace
 
-// out [rows, padded] = in [rows, d] - center, the nearest bf16, and 0 behind it.
-KERNEL(round_to_bf16, 256)
-(const float* __restrict__ in, const float* __restrict__ center, u16* __restrict__ out, u64 n,
- u32 d, u32 padded) {
-  const u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
-  if (i >= n) return;
-  const u32 c = (u32)(i % padded);
-  float v = 0.0f;
-  if (c < d) v = in[i / padded * d + c] - (center ? center[c] : 0.0f);
-  out[i] = to_bf16(v);
-}
-EXPORT(round_to_bf16)
-
-// c [m, n] = a . b^T + bias, with a [m, k], and b and pick as in product_nt; k is a multiple of 8.
-// Shared: 3 stages of 2 panels, 61440 bytes.
-KERNEL(product_bf16, 256)
-(const u16* __restrict__ a, const u16* __restrict__ b, const u32* __restrict__ pick,
- const float* __restrict__ bias, float* __restrict__ c, u32 m, u32 n, u32 k, u32 columns) {
-  SHARED(u16, shared);
+// a . b^T, with a [m, k], and rows of b [., k], which `pick` names where it is there; k is a
+// multiple of 8. Shared: 3 stages of 2 panels, 61440 bytes.
+template <class Out>
+DEVICE void multiply(u16* shared, const u16* a, const u16* b, const u32* pick, const Out& out,
+                     u32 m, u32 n, u32 k) {
   const u32 tid = threadIdx.x, lane = lane_id();
   const u32 i0 = blockIdx.y * SIDE, j0 = blockIdx.x * SIDE;
   const u32 wi = (warp_id() >> 2) * 64, wj = (warp_id() & 3) * 32;
@@ -80,16 +66,43 @@ KERNEL(product_bf16, 256)
           multiply_bf16(sum[i][j], fa[i], fb[j >> 1][(j & 1) * 2], fb[j >> 1][(j & 1) * 2 + 1]);
     }
   }
-#pragma unroll
-  for (u32 i = 0; i < 4; ++i)
-#pragma unroll
-    for (u32 j = 0; j < 4; ++j)
-#pragma unroll
-      for (u32 h = 0; h < 4; ++h) {
-        const u32 r = i0 + wi + i * 16 + (lane >> 2) + (h >> 1) * 8;
-        const u32 l = j0 + wj + j * 8 + (lane & 3) * 2 + (h & 1);
-        if (r < m && l < n)
-          c[(u64)r * columns + l] = sum[i][j][h] + (bias ? bias[pick ? pick[l] : l] : 0.0f);
-      }
+  hand_out<8, 4>(
+      out, m, n, [&](u32 i) { return i0 + wi + (i >> 1) * 16 + (lane >> 2) + (i & 1) * 8; },
+      [&](u32 j) { return j0 + wj + j * 8 + (lane & 3) * 2; },
+      [&](u32 i, u32 j, u32 q) { return sum[i >> 1][j][(i & 1) * 2 + q]; });
+}
+}  // namespace
+
+// out [rows, padded] = in [rows, d] - center, the nearest bf16, and 0 behind it.
+KERNEL(round_to_bf16, 256)
+(const float* __restrict__ in, const float* __restrict__ center, u16* __restrict__ out, u64 n,
+ u32 d, u32 padded) {
+  const u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
+  if (i >= n) return;
+  const u32 c = (u32)(i % padded);
+  float v = 0.0f;
+  if (c < d) v = in[i / padded * d + c] - (center ? center[c] : 0.0f);
+  out[i] = to_bf16(v);
+}
+EXPORT(round_to_bf16)
+
+// c [m, columns] = a . b^T + bias.
+KERNEL(product_bf16, 256)
+(const u16* __restrict__ a, const u16* __restrict__ b, const u32* __restrict__ pick,
+ const float* __restrict__ bias, float* __restrict__ c, u32 m, u32 n, u32 k, u32 columns) {
+  SHARED(u16, shared);
+  multiply(shared, a, b, pick, Store{bias, pick, c, columns}, m, n, k);
 }
 EXPORT(product_bf16)
+
+// Lists of what passes the bounds, of latents from `first`; b, bias and scale begin with it.
+KERNEL(append_bf16, 256)
+(const u16* __restrict__ a, const u16* __restrict__ b, const float* __restrict__ bias,
+ const float* __restrict__ scale, const float* __restrict__ bounds, u32* __restrict__ counts,
+ u64* __restrict__ keys, float* __restrict__ pres, u32 m, u32 n, u32 k, u32 first,
+ u32 capacity) {
+  SHARED(u16, shared);
+  multiply(shared, a, b, nullptr,
+           Append{bias, scale, bounds, counts, keys, pres, first, capacity}, m, n, k);
+}
+EXPORT(append_bf16)

@@ -153,3 +153,36 @@ fn a_daemon_starts_another_worker_where_a_gpu_broke_down() {
     daemon.reaches(id, "completed");
     assert_eq!(fixture.result("broken"), fixture.result("whole"));
 }
+
+/// Factors have 8 bits: here and there another latent is chosen, and runs drift apart.
+#[test]
+fn a_run_in_bf16_learns_what_a_run_in_f32_learns() {
+    let fixture = Fixture::new(20);
+    let bf16 = &["--set", "training.amp=bf16"];
+    let Some(output) = run(&fixture, "bf16", "", bf16) else {
+        return;
+    };
+    let got = numbers(&events(&output), "loss");
+    let expected = numbers(&fixture.events("cpu", &["--device", "cpu"]), "loss");
+    assert_ne!(got, expected);
+    for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let far = 0.005 + 0.005 * step as f64;
+        assert!(
+            (got - expected).abs() < far * expected,
+            "step {step}: {got}, expected {expected}"
+        );
+    }
+}
+
+#[test]
+fn a_cpu_computes_in_f32_alone() {
+    let fixture = Fixture::new(6);
+    let mut command = fixture.command("run", &["--device", "cpu"]);
+    let output = command
+        .args(["--set", "training.amp=bf16"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(10), "{said}");
+    assert!(said.contains("training.amp: bf16 is for GPUs"), "{said}");
+}

@@ -3,7 +3,7 @@
 use super::file::ConfigFile;
 use crate::domain::asset::AssetKind;
 use crate::domain::measure::Measure;
-use crate::domain::{Code, Error, Precision, Result};
+use crate::domain::{Amp, Code, Error, Precision, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -91,6 +91,9 @@ pub struct TrainingTable {
     /// memory and give the same gradient.
     #[serde(default)]
     pub micro_batch_size: usize,
+    /// What the encoder's product is computed from: `off` (f32), or `bf16` on a GPU.
+    #[serde(default)]
+    pub amp: Amp,
     /// What a NaN or an infinity in a loss or gradient does: `fail` ends the run, `skip`
     /// leaves the step out and counts it.
     #[serde(default)]

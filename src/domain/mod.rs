@@ -1,5 +1,6 @@
 //! Pure types and state machines. No I/O and no clock stands here.
 
+mod amp;
 pub mod asset;
 mod device_name;
 pub mod early_stopping;
@@ -17,6 +18,7 @@ pub mod schedule;
 pub mod sweep;
 pub mod worker_end;
 
+pub use amp::Amp;
 pub use device_name::DeviceName;
 pub use error::{Code, Error, Result};
 pub use ids::{RunId, SweepId};

@@ -21,7 +21,7 @@ mod train;
 use crate::config::RunConfig;
 use crate::device::cpu::Cpu;
 use crate::device::cuda::Cuda;
-use crate::domain::{DeviceName, Result};
+use crate::domain::{Amp, Code, DeviceName, Error, Result};
 use crate::protocol::Fact;
 use crate::system::files;
 use context::Context;
@@ -58,9 +58,7 @@ pub enum Resume {
 pub fn run(job: Job, link: &WorkerLink) -> Result<()> {
     let mut context = Context::new(link);
     let result = match job.device {
-        DeviceName::Auto | DeviceName::Cpu => {
-            train::train(&Cpu::new(job.threads), &job, &mut context)
-        }
+        DeviceName::Auto | DeviceName::Cpu => on_cpu(&job, &mut context),
         DeviceName::Cuda(ordinal) => on_gpu(ordinal, &job, &mut context),
     };
     if let Err(error) = &result {
@@ -69,8 +67,18 @@ pub fn run(job: Job, link: &WorkerLink) -> Result<()> {
     result
 }
 
+fn on_cpu(job: &Job, context: &mut Context<'_>) -> Result<()> {
+    let amp = job.config.training.amp;
+    if amp != Amp::Off {
+        let message = format!("{amp} is for GPUs, and this run is on the CPU");
+        return Err(Error::new(Code::ConfigInvalid, "training.amp", message)
+            .hint("set it to off, or run with --device cuda"));
+    }
+    train::train(&Cpu::new(job.threads), job, context)
+}
+
 fn on_gpu(ordinal: u16, job: &Job, context: &mut Context<'_>) -> Result<()> {
     let compiled = files::cache_folder(&job.config.output)?.join("kernels");
-    let device = Cuda::open(ordinal.into(), Some(&compiled))?;
+    let device = Cuda::open(ordinal.into(), Some(&compiled))?.with_amp(job.config.training.amp);
     train::train(&device, job, context)
 }

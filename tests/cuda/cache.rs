@@ -1,6 +1,6 @@
 //! Compiled kernels on disk.
 
-use super::cuda_double::gpu;
+use super::cuda_double::emulated;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, SystemTime)> {
 
 #[test]
 fn kernels_are_compiled_once_and_again_where_a_file_is_damaged() {
-    let Some(gpu) = gpu() else {
+    let Some(gpu) = emulated() else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -40,7 +40,7 @@ fn kernels_are_compiled_once_and_again_where_a_file_is_damaged() {
 
 #[test]
 fn a_cache_that_cannot_be_written_is_no_error() {
-    let Some(gpu) = gpu() else {
+    let Some(gpu) = emulated() else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -53,7 +53,7 @@ fn a_cache_that_cannot_be_written_is_no_error() {
 fn another_architecture_has_files_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     for minor in [0, 6, 9] {
-        let Some(gpu) = gpu() else {
+        let Some(gpu) = emulated() else {
             return;
         };
         gpu.set("major", 8);

@@ -1,7 +1,7 @@
 //! What a start says where there is nothing to start on. The driver is asked once in a process,
 //! so each case is a process of its own: this test program again, with only `child` to run.
 
-use super::cuda_double::{double, gpu};
+use super::cuda_double::{self, double};
 use backpropd::device::cuda::Cuda;
 use backpropd::domain::Code;
 use std::process::Command;
@@ -149,7 +149,7 @@ fn code_is_made_for_the_device_that_is_there() {
         (9, 0, "sm_90a"),
         (12, 0, "sm_120"),
     ] {
-        let Some(gpu) = gpu() else {
+        let Some(gpu) = cuda_double::emulated() else {
             return;
         };
         gpu.set("major", major);

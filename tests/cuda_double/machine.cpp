@@ -66,6 +66,7 @@ void thread_body() {
   give(&sm->ended);
   Thread& me = *current_thread;
   if (!me.copies.empty()) fail("a thread ends while its copies are under way");
+  if (!me.products.empty()) fail("a thread ends while its products are under way");
   me.state = Thread::done;
   --sm->alive;
   me.fiber.leave();
@@ -154,6 +155,8 @@ void run_block(uint32_t schedule) {
     t.state = Thread::ready;
     t.copies.clear();
     t.groups.clear();
+    t.products.clear();
+    t.product_groups.clear();
     t.fiber.begin(sm->stacks + i * STACK_BYTES, thread_body);
   }
   const uint32_t warps = (sm->count + 31) / 32;

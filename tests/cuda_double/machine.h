@@ -35,6 +35,14 @@ struct Thread {
   };
   std::vector<Copy> copies;
   std::vector<size_t> groups;
+  // Products of this thread's warpgroup that were begun and are not waited for, likewise.
+  struct Product {
+    float* sums;
+    const uint16_t *a, *b;
+    uint32_t part;
+  };
+  std::vector<Product> products;
+  std::vector<size_t> product_groups;
   Fiber fiber;
 
   uint32_t lane() const { return number & 31; }

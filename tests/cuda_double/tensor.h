@@ -1,5 +1,6 @@
 // Twins of `kernels/tensor.cuh`: asynchronous copies that land only at the wait, matrix loads and
-// bf16 products with the layouts of the PTX ISA.
+// bf16 products with the layouts of the PTX ISA, and products of warpgroups that read their
+// factors only at the wait.
 #pragma once
 #include "emulator.h"
 
@@ -83,4 +84,54 @@ inline void load_matrices(u32 (&out)[4], const void* row) {
 inline void multiply_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   emulator::Product mine = {d, a, {b0, b1}};
   emulator::meet_warp(~0u, emulator::Meeting::matrix, &mine, emulator::multiply_matrices);
+}
+
+#define WARPGROUPS 1
+inline u32 shared_offset(const void* p) {
+  return u32(static_cast<const unsigned char*>(p) - emulator::shared_memory());
+}
+inline void show_to_tensor_cores() {}
+inline void warpgroup_begin() {}
+inline void warpgroup_close() {
+  auto& me = emulator::self();
+  me.product_groups.push_back(me.products.size());
+}
+inline void multiply_warpgroup(float (&d)[128], const u16* a, const u16* b, u32 part) {
+  if (shared_offset(a) % 1024 || shared_offset(b) % 1024) emulator::fail("a tile off its alignment");
+  if (!emulator::is_shared(a, 64 * 128) || !emulator::is_shared(b, 256 * 128))
+    emulator::fail("a tile outside shared memory");
+  emulator::self().products.push_back({d, a, b, part});
+}
+namespace emulator {
+// Sixteen values of row r from the part's first, out of the order of 128-byte swizzling.
+inline void swizzled_row(float (&out)[16], const u16* tile, u32 r, u32 part) {
+  for (u32 k = 0; k < 16; ++k) {
+    const u32 piece = (part * 2 + k / 8) ^ (r & 7);
+    out[k] = __uint_as_float(u32(tile[r * 64 + piece * 8 + k % 8]) << 16);
+  }
+}
+inline void multiply_now(const Thread::Product& p, u32 thread) {
+  float a[2][16], b[16];
+  for (u32 h = 0; h < 2; ++h)
+    swizzled_row(a[h], p.a, thread / 32 * 16 + thread % 32 / 4 + h * 8, p.part);
+  for (u32 j = 0; j < 32; ++j)
+    for (u32 q = 0; q < 2; ++q) {
+      swizzled_row(b, p.b, 8 * j + thread % 4 * 2 + q, p.part);
+      for (u32 h = 0; h < 2; ++h) {
+        float sum = 0.0f;
+        for (u32 k = 0; k < 16; ++k) sum += a[h][k] * b[k];
+        p.sums[4 * j + 2 * h + q] += sum;
+      }
+    }
+}
+}  // namespace emulator
+template <int left> void warpgroup_wait() {
+  auto& me = emulator::self();
+  while (me.product_groups.size() > size_t(left)) {
+    const size_t end = me.product_groups.front();
+    for (size_t i = 0; i < end; ++i) emulator::multiply_now(me.products[i], me.number & 127);
+    me.products.erase(me.products.begin(), me.products.begin() + long(end));
+    me.product_groups.erase(me.product_groups.begin());
+    for (size_t& group : me.product_groups) group -= end;
+  }
 }

@@ -1,13 +1,13 @@
 //! A GPU's step, beside the floors that the same GPU has in the same minute.
 
+use super::StepArgs;
 use super::work::{Work, spec};
-use super::{Amp, StepArgs};
 use crate::cli::bench_gpu::{self, Breakdown, median, ms};
 use crate::device::Device;
+use crate::device::cuda::Cuda;
 use crate::device::cuda::floors::Floors;
-use crate::device::cuda::{Cuda, Factors};
-use crate::domain::Result;
 use crate::domain::random::Stream;
+use crate::domain::{Amp, Result};
 use crate::sae::params::{Dims, Name};
 use crate::sae::{OptimSpec, SaeTrainer};
 use std::time::Instant;
@@ -52,10 +52,7 @@ const PROFILED: usize = 5;
 pub fn measure(all: &[StepArgs], ordinal: u16) -> Result<()> {
     let mut device = bench_gpu::open(ordinal)?;
     for args in all {
-        device = device.with_factors(match args.amp {
-            Amp::Off => Factors::F32,
-            Amp::Bf16 => Factors::Bf16,
-        });
+        device = device.with_amp(args.amp);
         let figures = figures(args, &device)?;
         match args.json {
             true => println!("{}", serde_json::json!(figures)),
@@ -119,17 +116,17 @@ fn figures(args: &StepArgs, device: &Cuda) -> Result<Figures> {
     })
 }
 
-/// Seconds below which no TopK step of this kind gets, at the rates that were measured: B tokens
-/// of 2·d·F operations for the encoder and 8·k·d for what is sparse (decode, gradient of the
-/// activations, gradients of both matrices), all at the bf16 rate; then Adam, fused with the
-/// gradients, which moves 26 bytes for each of the 2·d·F weights (weight, both moments read and
-/// written in f32, a bf16 copy written):
+/// Seconds below which a TopK step hardly gets, at the rates that were measured: B tokens of
+/// 2·d·F operations for the encoder at the bf16 rate; 8·k·d bytes a token for what is sparse (a row
+/// of f32 for each edge, to reconstruct it and for its gradient; the other two passes find theirs
+/// in caches); and Adam, fused with the gradients, which moves 26 bytes for each of the 2·d·F
+/// weights (weight, both moments read and written in f32, a bf16 copy written):
 ///
-/// B·(2·d·F + 8·k·d) / bf16 rate + 26·2·d·F / copy rate
+/// B·2·d·F / bf16 rate + (B·8·k·d + 26·2·d·F) / copy rate
 fn floor(args: &StepArgs, floors: &Floors) -> f64 {
     let [b, d, f, k] = [args.batch, args.d_in, args.d_sae, args.k].map(|n| n as f64);
-    let flops = b * (2.0 * d * f + 8.0 * k * d);
-    let bytes = 26.0 * 2.0 * d * f;
+    let flops = b * 2.0 * d * f;
+    let bytes = b * 8.0 * k * d + 26.0 * 2.0 * d * f;
     flops / (1e12 * floors.bf16_tflops) + bytes / (1e9 * floors.copy_gb_per_second)
 }
 
@@ -191,10 +188,7 @@ fn text(f: &Figures) -> String {
         Some(mib) => format!("{mib:.0} MiB"),
         None => "not known".to_owned(),
     };
-    let amp = match f.amp {
-        Amp::Off => "off",
-        Amp::Bf16 => "bf16",
-    };
+    let amp = f.amp;
     let floors = &f.floors;
     format!(
         "{}: d_in {}, d_sae {}, k {}, batch {}, amp {amp}; medians of {} rounds\n{table}\n\

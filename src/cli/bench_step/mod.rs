@@ -4,7 +4,7 @@ mod cpu;
 mod cuda;
 mod work;
 
-use crate::domain::{Code, DeviceName, Error, Result};
+use crate::domain::{Amp, Code, DeviceName, Error, Result};
 use std::str::FromStr;
 
 /// Times a TopK step: the peak of the machine, the encoder product, the product fused with
@@ -15,7 +15,7 @@ pub struct StepArgs {
     #[arg(long, default_value_t = DeviceName::Cpu)]
     pub device: DeviceName,
     /// What the encoder's factors are rounded to on a GPU.
-    #[arg(long, value_enum, default_value_t = Amp::Off)]
+    #[arg(long, default_value_t = Amp::Off)]
     pub amp: Amp,
     /// Width of the activations.
     #[arg(long, default_value_t = 768)]
@@ -44,16 +44,6 @@ pub struct StepArgs {
     /// One line of JSON for each shape instead of tables.
     #[arg(long)]
     pub json: bool,
-}
-
-/// Automatic mixed precision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Amp {
-    /// f32 everywhere.
-    Off,
-    /// The encoder product out of bf16 factors, with f32 sums.
-    Bf16,
 }
 
 /// Widths of an SAE.

@@ -3,21 +3,19 @@
 //! A stretch of pre-activations is small enough to stay in the GPU's cache between the kernel
 //! that writes it and those that read it; the whole [B, F] is never there.
 
+use super::Cuda;
 use super::compact::Compact;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
+use super::tensor::Rounded;
 use super::topk::TopK;
-use super::{Cuda, Factors};
 use crate::device::sae::{Encode, Pick, Select};
-use crate::domain::Result;
+use crate::domain::{Amp, Result};
 
 /// Side of a tile of the product.
 const TILE: usize = 64;
 /// Bytes of shared memory of a block of the product: two slices of 16 of a tile's sides.
 pub const PRODUCT_SHARED: usize = 2 * 16 * (TILE + 4) * 4;
-
-/// … of that in bf16: three stages of two panels of 128 rows of 40.
-const BF16_SHARED: usize = 3 * 2 * 128 * 40 * 2;
 
 /// A stretch of pre-activations.
 pub struct Stretch<'a> {
@@ -39,7 +37,7 @@ enum Selection<'a> {
     Compact(Compact<'a>),
 }
 
-type Product<'a> = Encode<'a, Memory<f32>>;
+pub type Product<'a> = Encode<'a, Memory<f32>>;
 
 /// The latents that a selection is among, and how many they are.
 fn among<'a>(pick: &Pick<'a, Cuda>) -> Option<(&'a Memory<u32>, usize)> {
@@ -77,7 +75,8 @@ pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) 
             }
         });
     }
-    if picks.iter().any(|pick| among(pick).is_none()) {
+    let streamed = stream(cuda, product, &operands, picks, &mut selections)?;
+    if !streamed && picks.iter().any(|pick| among(pick).is_none()) {
         for first in (0..d_sae).step_by(columns) {
             let width = columns.min(d_sae - first);
             operands.multiply(cuda, product, None, first, width, &mut p, columns)?;
@@ -123,30 +122,45 @@ pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) 
     Ok(())
 }
 
+/// Whether the only selection among all latents was made without their pre-activations.
+fn stream<'a>(
+    cuda: &Cuda,
+    product: &Product<'_>,
+    operands: &Operands,
+    picks: &[Pick<'a, Cuda>],
+    selections: &mut [Selection<'a>],
+) -> Result<bool> {
+    let Operands::Bf16(rounded) = operands else {
+        return Ok(false);
+    };
+    let mut all = selections.iter_mut().zip(picks);
+    let (Some((Selection::TopK(topk), _)), None) = (
+        all.find(|(_, pick)| among(pick).is_none()),
+        all.find(|(_, pick)| among(pick).is_none()),
+    ) else {
+        return Ok(false);
+    };
+    if !Rounded::streams(cuda, product, topk) {
+        return Ok(false);
+    }
+    let whole = rounded.stream(cuda, product, topk)?;
+    if !whole {
+        topk.restart();
+    }
+    Ok(whole)
+}
+
 /// The factors of the product, as they are multiplied.
 enum Operands {
     F32,
-    /// x − center and the encoder in bf16, with rows of a multiple of 8.
-    Bf16 {
-        x: Memory<u16>,
-        w: Memory<u16>,
-        k: usize,
-    },
+    Bf16(Rounded),
 }
 
 impl Operands {
     fn new(cuda: &Cuda, product: &Product<'_>) -> Result<Self> {
-        let (x, d, d_sae) = (product.x, product.d_in, product.d_sae);
-        if cuda.factors == Factors::F32 {
-            return Ok(Self::F32);
-        }
-        let k = d.next_multiple_of(8);
-        let center = product.center.map(|center| center.input(0, d));
-        let rows = x.buf.input(x.first * d, x.count * d);
-        Ok(Self::Bf16 {
-            x: cuda.round_to_bf16(rows, center, x.count, d, k)?,
-            w: cuda.round_to_bf16(product.w_enc.input(0, d_sae * d), None, d_sae, d, k)?,
-            k,
+        Ok(match cuda.amp {
+            Amp::Off => Self::F32,
+            Amp::Bf16 => Self::Bf16(Rounded::new(cuda, product)?),
         })
     }
 
@@ -166,38 +180,18 @@ impl Operands {
         // Rows that are named are found from the matrix' first row.
         let row = if among.is_some() { 0 } else { first };
         let pick = among.map(|latents| latents.input(first, width));
-        let bias = Some(product.b_enc.input(row, d_sae - row));
         match self {
             Self::F32 => cuda.product(
                 x.buf.input(x.first * d, x.count * d),
                 product.center.map(|center| center.input(0, d)),
                 product.w_enc.input(row * d, (d_sae - row) * d),
                 pick,
-                bias,
+                Some(product.b_enc.input(row, d_sae - row)),
                 p,
                 [x.count, width, d],
                 columns,
             ),
-            Self::Bf16 { x: a, w, k } => {
-                let shape = Shape {
-                    blocks: [width.div_ceil(128), x.count.div_ceil(128)],
-                    threads: 256,
-                    shared: BF16_SHARED,
-                };
-                cuda.kernels.product_bf16(
-                    &cuda.gpu,
-                    shape,
-                    a.input(0, x.count * k),
-                    w.input(row * k, (d_sae - row) * k),
-                    pick,
-                    bias,
-                    p.output(x.count * columns),
-                    count(x.count),
-                    count(width),
-                    count(*k),
-                    count(columns),
-                )
-            }
+            Self::Bf16(rounded) => rounded.product(cuda, product, [row, width], pick, p, columns),
         }
     }
 }
@@ -217,24 +211,6 @@ impl Cuda {
             operands.multiply(self, product, None, first, width, &mut p, columns)?;
         }
         Ok(())
-    }
-
-    /// The rows less `center` as bf16, with 0 behind them up to `padded`.
-    fn round_to_bf16(
-        &self,
-        rows: In<'_, f32>,
-        center: Option<In<'_, f32>>,
-        n: usize,
-        d: usize,
-        padded: usize,
-    ) -> Result<Memory<u16>> {
-        let len = n * padded;
-        let mut out = Memory::new(&self.gpu, len)?;
-        let (shape, to) = (Shape::threads(len), out.output(len));
-        let [d, padded] = [d, padded].map(count);
-        self.kernels
-            .round_to_bf16(&self.gpu, shape, rows, center, to, len as u64, d, padded)?;
-        Ok(out)
     }
 
     /// out [m, n] = (a − center)·bᵀ + bias, with rows of `columns` in `out`.

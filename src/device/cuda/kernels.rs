@@ -13,6 +13,10 @@ pub const HEADERS: &[Source] = &[
         text: include_str!("../../../kernels/common.cuh"),
     },
     Source {
+        name: "product.cuh",
+        text: include_str!("../../../kernels/product.cuh"),
+    },
+    Source {
         name: "tensor.cuh",
         text: include_str!("../../../kernels/tensor.cuh"),
     },
@@ -42,12 +46,33 @@ kernels! {
             a: In<'_, u16>, b: In<'_, u16>, pick: Option<Ints<'_>>, bias: Option<Floats<'_>>,
             c: Out<'_, f32>, m: u32, n: u32, k: u32, columns: u32,
         );
+        append_bf16(
+            a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
+            bounds: Floats<'_>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            m: u32, n: u32, k: u32, first: u32, capacity: u32,
+        );
+    }
+    "hopper.cu" {
+        product_hopper(
+            a: In<'_, u16>, b: In<'_, u16>, pick: Option<Ints<'_>>, bias: Option<Floats<'_>>,
+            c: Out<'_, f32>, m: u32, n: u32, k: u32, columns: u32,
+        );
+        append_hopper(
+            a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
+            bounds: Floats<'_>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            m: u32, n: u32, k: u32, first: u32, capacity: u32,
+        );
     }
     "topk.cu" {
         topk_merge(
             p: Floats<'_>, pick: Option<Ints<'_>>, scale: Option<Floats<'_>>, keys: Out<'_, u64>,
-            pres: Out<'_, f32>, columns: u32, count: u32, first: u32, k: u32, seen: u32,
-            capacity: u32,
+            pres: Out<'_, f32>, bounds: Out<'_, f32>, columns: u32, count: u32, first: u32,
+            k: u32, seen: u32, capacity: u32,
+        );
+        topk_fold(
+            counts: Out<'_, u32>, from_keys: In<'_, u64>, from_pres: Floats<'_>,
+            keys: Out<'_, u64>, pres: Out<'_, f32>, bounds: Out<'_, f32>,
+            overflow: Out<'_, u32>, length: u32, k: u32, capacity: u32,
         );
         topk_emit(
             keys: In<'_, u64>, pres: Floats<'_>, row_ptr: Out<'_, u32>, latents: Out<'_, u32>,

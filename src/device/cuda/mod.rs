@@ -23,10 +23,11 @@ pub mod profile;
 mod rules;
 mod sae;
 mod sums;
+mod tensor;
 mod topk;
 
 use super::Device;
-use crate::domain::{Code, Error, Result};
+use crate::domain::{Amp, Code, Error, Result};
 use compile::Target;
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::{CudaContext, result, sys};
@@ -45,17 +46,11 @@ pub struct Cuda {
     /// Bytes of pre-activations that are there at a time.
     stretch: usize,
     /// What the encoder's product is computed from.
-    factors: Factors,
-}
-
-/// What the factors of the encoder's product are rounded to. Sums, weights and everything else
-/// are f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Factors {
-    /// Nothing.
-    F32,
-    /// bf16, for tensor cores.
-    Bf16,
+    amp: Amp,
+    /// Latents whose pre-activations give the bounds for the rest.
+    first: usize,
+    /// Whether warpgroups multiply.
+    wgmma: bool,
 }
 
 impl Cuda {
@@ -95,20 +90,41 @@ impl Cuda {
         };
         let kernels = Kernels::load(&gpu, &target, cache)?;
         let model = gpu.check("its name", gpu.context.name())?;
+        let wgmma = target.arch == "sm_90a";
         Ok(Self {
             gpu,
             kernels,
             model,
             target,
             stretch: 32 << 20,
-            factors: Factors::F32,
+            amp: Amp::Off,
+            first: tensor::FIRST,
+            wgmma,
         })
     }
 
     /// … whose encoder multiplies such factors.
     #[must_use]
-    pub fn with_factors(self, factors: Factors) -> Self {
-        Self { factors, ..self }
+    pub fn with_amp(self, amp: Amp) -> Self {
+        Self { amp, ..self }
+    }
+
+    /// … that takes the bounds of TopK from this many latents.
+    #[must_use]
+    pub fn with_first(self, latents: usize) -> Self {
+        Self {
+            first: latents,
+            ..self
+        }
+    }
+
+    /// … that multiplies as GPUs before sm_90 do.
+    #[must_use]
+    pub fn without_wgmma(self) -> Self {
+        Self {
+            wgmma: false,
+            ..self
+        }
     }
 
     /// … that holds at most `bytes` of pre-activations at a time.
