@@ -85,12 +85,11 @@ fn a_step_is_told_for_each_shape_with_its_floors_and_its_kernels() {
             let profile = &figures["profile"];
             positive(profile, &["seconds", "waits", "allocations"]);
             is_whole(profile);
-            let (used, other) = match amp {
-                "off" => ("product_nt", "product_bf16"),
-                _ => ("product_bf16", "product_nt"),
-            };
-            assert_eq!(launches(profile, used), 1.0, "{profile:#}");
-            assert_eq!(launches(profile, other), 0.0, "{profile:#}");
+            // The encoder; which kernels multiply bf16 depends on GPU and shape.
+            let f32 = launches(profile, "product_nt");
+            assert_eq!(f32, if amp == "off" { 1.0 } else { 0.0 }, "{profile:#}");
+            let rounded = launches(profile, "round_to_bf16") > 0.0;
+            assert_eq!(rounded, amp == "bf16", "{profile:#}");
             assert!(launches(profile, "adam") >= 1.0, "{profile:#}");
             assert!(launches(profile, "(copy to the host)") >= 1.0);
         }
