@@ -198,8 +198,7 @@ impl Bench {
         })
         .unwrap();
         self.time("9 norm of both gradients", |d| {
-            d.sum_squares(&dw_enc, LATENTS * D)?;
-            d.sum_squares(&dw_dec, LATENTS * D)
+            d.sum_squares(&[(&dw_enc, LATENTS * D), (&dw_dec, LATENTS * D)])
         })
         .unwrap();
         let step = AdamStep {

@@ -6,6 +6,31 @@ namespace {
 DEVICE float start_of(const float* base, u64 stride, u32 b, u32 c) {
   return base ? base[b * stride + c] : 0.0f;
 }
+
+// Rows that a thread has under way at a time.
+constexpr u32 AHEAD = 4;
+
+// A thread owns W columns.
+template <u32 W>
+DEVICE void add_rows(const u32* latents, const float* values, const float* w, const float* base,
+                     float* out, u32 from, u32 to, u32 d) {
+  for (u32 c = threadIdx.x * W; c < d; c += blockDim.x * W) {
+    Pack<W> sum = {};
+    if (base) sum = load<W>(base + c);
+    for (u32 e = from; e < to; e += AHEAD) {
+      Pack<W> row[AHEAD] = {};
+#pragma unroll
+      for (u32 u = 0; u < AHEAD; ++u)
+        if (e + u < to) row[u] = load<W>(w + (u64)latents[e + u] * d + c);
+#pragma unroll
+      for (u32 u = 0; u < AHEAD; ++u) {
+        if (e + u >= to) continue;
+        for (u32 i = 0; i < W; ++i) sum.v[i] += values[e + u] * row[u].v[i];
+      }
+    }
+    store<W>(out + c, sum);
+  }
+}
 }  // namespace
 
 // out [tokens, d] = base + sum over edges of value * row of w. A base of one row has stride 0.
@@ -13,16 +38,15 @@ KERNEL(decode, 256)
 (const u32* __restrict__ row_ptr, const u32* __restrict__ latents,
  const float* __restrict__ values, const float* __restrict__ w, const float* __restrict__ base,
  float* __restrict__ out, u64 base_stride, u32 d) {
-  const u32 b = blockIdx.x;
-  for (u32 c = threadIdx.x; c < d; c += blockDim.x) {
-    float sum = start_of(base, base_stride, b, c);
-    for (u32 e = row_ptr[b]; e < row_ptr[b + 1]; ++e) sum += values[e] * w[(u64)latents[e] * d + c];
-    out[(u64)b * d + c] = sum;
-  }
+  const u32 b = blockIdx.x, from = row_ptr[b], to = row_ptr[b + 1];
+  const float* start = base ? base + b * base_stride : nullptr;
+  float* row = out + (u64)b * d;
+  if (d % 4) add_rows<1>(latents, values, w, start, row, from, to, d);
+  else add_rows<4>(latents, values, w, start, row, from, to, d);
 }
 EXPORT(decode)
 
-// Decode, compare with y - less, differentiate. grad [prefixes, tokens, d] takes G of each
+// Decode, compare with y - less, differentiate, for any width. grad [prefixes, tokens, d] takes G of each
 // prefix, dots the gradient of each edge's value, errors [prefixes, tokens] the squared errors.
 // Shared: 32 f64.
 KERNEL(reconstruct, 256)

@@ -3,22 +3,41 @@
 
 namespace {
 DEVICE u64 element() { return (u64)blockIdx.x * 256 + threadIdx.x; }
+
+// Parameter, moments and gradient of W neighbours, read before anything is written.
+struct Adam {
+  float *param, *mean, *square;
+  const float* grad;
+  float scale, beta1, rest1, beta2, rest2, eps, kept, rate, root;
+
+  template <u32 W> DEVICE void step(u64 i) const {
+    const Pack<W> g = load<W>(grad + i);
+    Pack<W> p = load<W>(param + i), m = load<W>(mean + i), v = load<W>(square + i);
+    for (u32 w = 0; w < W; ++w) {
+      const float by = scale * g.v[w];
+      m.v[w] = beta1 * m.v[w] + rest1 * by;
+      v.v[w] = beta2 * v.v[w] + rest2 * by * by;
+      p.v[w] = kept * p.v[w] - rate * m.v[w] / (sqrtf(v.v[w]) * root + eps);
+    }
+    store<W>(mean + i, m);
+    store<W>(square + i, v);
+    store<W>(param + i, p);
+  }
+};
 }  // namespace
 
 // One step of Adam: reads 16 bytes a parameter and writes 12. kept = 1 - lr * decay, rate = lr /
-// correction1, root = 1 / sqrt(correction2).
+// correction1, root = 1 / sqrt(correction2). A thread has four parameters.
 KERNEL(adam, 256)
 (float* __restrict__ param, const float* __restrict__ grad, float* __restrict__ mean,
  float* __restrict__ square, u64 n, float scale, float beta1, float rest1, float beta2,
  float rest2, float eps, float kept, float rate, float root) {
-  const u64 i = element();
-  if (i >= n) return;
-  const float g = scale * grad[i];
-  const float m = beta1 * mean[i] + rest1 * g;
-  const float v = beta2 * square[i] + rest2 * g * g;
-  mean[i] = m;
-  square[i] = v;
-  param[i] = kept * param[i] - rate * m / (sqrtf(v) * root + eps);
+  const Adam adam = {param, mean,  square, grad, scale, beta1, rest1,
+                     beta2, rest2, eps,    kept, rate,  root};
+  const u64 first = 4 * element();
+  if (first + 4 <= n) adam.step<4>(first);
+  else
+    for (u64 i = first; i < n; ++i) adam.step<1>(i);
 }
 EXPORT(adam)
 

@@ -1,12 +1,34 @@
-// Norms and projections of rows [rows, d]; a warp is a row. Sums in f64: these kernels wait for
-// memory.
+// Norms and projections of rows [rows, d]; a warp is a row, a lane W columns at a time. Sums in f64:
+// these kernels wait for memory.
 #include "common.cuh"
 
 namespace {
-DEVICE double dot(const float* a, const float* b, u32 d) {
+template <u32 W> DEVICE double dot(const float* a, const float* b, u32 d) {
   double sum = 0.0;
-  for (u32 c = lane_id(); c < d; c += 32) sum += (double)a[c] * b[c];
+#pragma unroll 4
+  for (u32 c = lane_id() * W; c < d; c += 32 * W) {
+    const Pack<W> x = load<W>(a + c), y = load<W>(b + c);
+    for (u32 w = 0; w < W; ++w) sum += (double)x.v[w] * y.v[w];
+  }
   return warp_sum(sum);
+}
+DEVICE double dot(const float* a, const float* b, u32 d) {
+  return d % 4 ? dot<1>(a, b, d) : dot<4>(a, b, d);
+}
+
+// to[c] = f(to[c], from[c]), columns that move as one.
+template <u32 W, class F> DEVICE void combine(float* to, const float* from, u32 d, F f) {
+#pragma unroll 4
+  for (u32 c = lane_id() * W; c < d; c += 32 * W) {
+    Pack<W> x = load<W>(to + c);
+    const Pack<W> y = load<W>(from + c);
+    for (u32 w = 0; w < W; ++w) x.v[w] = f(x.v[w], y.v[w]);
+    store<W>(to + c, x);
+  }
+}
+template <class F> DEVICE void combine(float* to, const float* from, u32 d, F f) {
+  if (d % 4) combine<1>(to, from, d, f);
+  else combine<4>(to, from, d, f);
 }
 }  // namespace
 
@@ -28,7 +50,7 @@ KERNEL(add_norm_grad, 256)
   if (j >= rows) return;
   const float* row = w + (u64)j * d;
   const double norm = sqrt(dot(row, row, d)), factor = v[j] / (norm < 1e-12 ? 1e-12 : norm);
-  for (u32 c = lane_id(); c < d; c += 32) grad[(u64)j * d + c] += (float)(factor * row[c]);
+  combine(grad + (u64)j * d, row, d, [&](float g, float x) { return g + (float)(factor * x); });
 }
 EXPORT(add_norm_grad)
 
@@ -40,7 +62,7 @@ KERNEL(normalize_rows, 256)
   float* row = w + (u64)j * d;
   const double norm = sqrt(dot(row, row, d));
   if (!(norm > 0.0)) return;
-  for (u32 c = lane_id(); c < d; c += 32) row[c] = (float)(row[c] / norm);
+  combine(row, row, d, [&](float x, float) { return (float)(x / norm); });
 }
 EXPORT(normalize_rows)
 
@@ -53,6 +75,6 @@ KERNEL(project_rows, 256)
   float* g = grad + (u64)j * d;
   const double square = dot(row, row, d), along = dot(row, g, d);
   if (!(square > 0.0)) return;
-  for (u32 c = lane_id(); c < d; c += 32) g[c] = (float)(g[c] - along / square * row[c]);
+  combine(g, row, d, [&](float old, float x) { return (float)(old - along / square * x); });
 }
 EXPORT(project_rows)

@@ -416,8 +416,8 @@ pub trait SaeOps: Device {
         d: usize,
         grad: &mut Self::Buf,
     ) -> Result<()>;
-    /// Σ v² of the first `len` elements, in f64.
-    fn sum_squares(&self, buf: &Self::Buf, len: usize) -> Result<f64>;
+    /// Σ v² of the first elements of all buffers together, in f64.
+    fn sum_squares(&self, buffers: &[(&Self::Buf, usize)]) -> Result<f64>;
     /// See [`AdamStep`]; all four buffers have the parameter's length.
     fn adam(
         &self,

@@ -162,9 +162,7 @@ pub(super) struct Moments<B> {
 
 /// Length of the gradient over all parameters.
 pub(super) fn grad_norm<D: SaeOps>(device: &D, dims: Dims, grads: &Params<D::Buf>) -> Result<f64> {
-    let mut sum = 0.0;
-    for (name, grad) in grads.each() {
-        sum += device.sum_squares(grad, dims.len(name))?;
-    }
-    Ok(sum.sqrt())
+    let each = grads.each();
+    let buffers: Vec<_> = each.map(|(name, grad)| (grad, dims.len(name))).collect();
+    Ok(device.sum_squares(&buffers)?.sqrt())
 }

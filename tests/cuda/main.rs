@@ -10,5 +10,6 @@ mod cache;
 mod faults;
 mod mutants;
 mod operations;
+mod planted;
 mod profile;
 mod start;

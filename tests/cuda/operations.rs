@@ -107,22 +107,24 @@ fn a_later_latent_of_an_earlier_token_wins_a_tie_of_the_whole_batch() {
 
 #[test]
 fn bits_do_not_depend_on_the_order_of_blocks() {
-    let shape = Shape {
-        tokens: 130,
-        d: 37,
-        latents: 301,
+    let runs = |run: &dyn Fn(Cuda) -> Vec<(String, Vec<u64>)>| -> Vec<_> {
+        [0, 77].into_iter().filter_map(scheduled).map(run).collect()
     };
-    for choice in [Choice::TopK(5, None), Choice::Batch(400)] {
-        let run = |device: Cuda| bits(everything(&device, shape, &choice, 100));
-        let results: Vec<_> = [0, 77].into_iter().filter_map(scheduled).map(run).collect();
-        assert!(
-            results.windows(2).all(|pair| pair[0] == pair[1]),
-            "{choice:?}"
-        );
+    // Rows that move by one column, and by four.
+    for (d, rows) in [(37, 65), (132, 64)] {
+        let shape = Shape {
+            tokens: 130,
+            d,
+            latents: 301,
+        };
+        for choice in [Choice::TopK(5, None), Choice::Batch(400)] {
+            let results = runs(&|device| bits(everything(&device, shape, &choice, 100)));
+            let same = results.windows(2).all(|pair| pair[0] == pair[1]);
+            assert!(same, "{d} {choice:?}");
+        }
+        let results = runs(&|device| bits(dense(&device, 1500, rows)));
+        assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{rows}");
     }
-    let run = |device: Cuda| bits(dense(&device, 1500, 65));
-    let results: Vec<_> = [0, 77].into_iter().filter_map(scheduled).map(run).collect();
-    assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
 /// The suite's numbers for selections are exact in bf16: so must the product be.

@@ -175,7 +175,11 @@ pub fn dense<D: SaeOps>(device: &D, rows: usize, d: usize) -> Vec<(String, Vec<f
     keep("project", down(device, &matrix));
     keep(
         "squares",
-        vec![device.sum_squares(&matrix, rows * d - 1).unwrap()],
+        vec![
+            device
+                .sum_squares(&[(&matrix, rows * d - 1), (&w, 1), (&norms, rows), (&v, 0)])
+                .unwrap(),
+        ],
     );
     let n = 5;
     let (skip, bias, g) = (fresh(n * d, 36), fresh(n, 37), fresh(rows * n, 38));
@@ -320,6 +324,23 @@ pub fn agree_with_the_reference<D: SaeOps>(devices: &[D]) {
             },
             Choice::TopK(9, None),
         ),
+        // Rows of 16 bytes' multiples: edges that fit a tile, more than fit, and several tiles.
+        (
+            Shape {
+                tokens: 9,
+                d: 520,
+                latents: 101,
+            },
+            Choice::TopK(6, None),
+        ),
+        (
+            Shape {
+                tokens: 12,
+                d: 260,
+                latents: 301,
+            },
+            Choice::Above,
+        ),
         // No edges at all.
         (
             Shape {
@@ -336,7 +357,7 @@ pub fn agree_with_the_reference<D: SaeOps>(devices: &[D]) {
             compare(device, &format!("{shape:?}"), &got, &expected);
         }
     }
-    for (rows, d) in [(2, 1), (300, 37), (20, 8192)] {
+    for (rows, d) in [(2, 1), (300, 37), (90, 132), (20, 8192)] {
         let expected = dense(&oracle, rows, d);
         for device in devices {
             compare(

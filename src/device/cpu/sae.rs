@@ -213,8 +213,10 @@ impl SaeOps for Cpu {
         Ok(())
     }
 
-    fn sum_squares(&self, buf: &Vec<f32>, len: usize) -> Result<f64> {
-        weights::sum_squares(&self.pool, &buf[..len])
+    fn sum_squares(&self, buffers: &[(&Vec<f32>, usize)]) -> Result<f64> {
+        let squares =
+            |&(buf, len): &(&Vec<f32>, usize)| weights::sum_squares(&self.pool, &buf[..len]);
+        buffers.iter().map(squares).sum()
     }
 
     fn adam(

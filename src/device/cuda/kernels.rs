@@ -152,6 +152,15 @@ kernels! {
             dots: Out<'_, f32>, errors: Out<'_, f64>, base_stride: u64, d: u32, prefixes: u32,
         );
     }
+    "reconstruct.cu" {
+        reconstruct_tiles(
+            row_ptr: Ints<'_>, latents: Ints<'_>, values: Floats<'_>, w: Floats<'_>,
+            base: Option<Floats<'_>>, y: Floats<'_>, less: Option<Floats<'_>>, widths: Ints<'_>,
+            scales: Floats<'_>, out: Option<Out<'_, f32>>, grad: Out<'_, f32>,
+            dots: Out<'_, f32>, errors: Out<'_, f64>, base_stride: u64, d: u32, prefixes: u32,
+            slots: u32,
+        );
+    }
     "latents.cu" {
         outer_grad(
             starts: Ints<'_>, latents: Ints<'_>, order: Ints<'_>, token: Ints<'_>,
@@ -179,7 +188,9 @@ kernels! {
         project_rows(w: Floats<'_>, grad: Out<'_, f32>, rows: u32, d: u32);
     }
     "sums.cu" {
-        square_partials(input: Floats<'_>, partials: Out<'_, f64>, len: u64, stretch: u64);
+        square_partials(
+            input: Floats<'_>, partials: Out<'_, f64>, len: u64, stretch: u64, first: u32,
+        );
         sum_rows(input: Doubles<'_>, out: Out<'_, f64>, n: u32);
         column_partials(
             input: Floats<'_>, weights: Option<Floats<'_>>, means: Option<Doubles<'_>>,

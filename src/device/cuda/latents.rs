@@ -1,6 +1,7 @@
 //! Sums over the edges of each latent.
 
 use super::Cuda;
+use super::decode::threads_of;
 use super::launch::{Shape, count};
 use super::memory::Memory;
 use super::sae::{Buf, flag};
@@ -34,8 +35,7 @@ impl Cuda {
             0
         };
         let mut partials = Memory::new(&self.gpu, 2 * pieces * d)?;
-        let threads = count(if d.is_multiple_of(4) { d / 4 } else { d }.clamp(1, 256));
-        let threads = threads.next_multiple_of(32);
+        let threads = threads_of(d);
         self.kernels.outer_grad(
             &self.gpu,
             Shape::blocks(2 * pieces + codes.d_sae, threads).shared(OUTER_SHARED),

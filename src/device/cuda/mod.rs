@@ -10,6 +10,7 @@ mod cache;
 mod codes;
 mod compact;
 pub mod compile;
+mod decode;
 mod encode;
 pub mod fault;
 pub mod floors;

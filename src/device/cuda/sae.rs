@@ -7,17 +7,13 @@ use super::encode::{self, PRODUCT_SHARED};
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
 use super::rules::{RuleArguments, penalty_arguments};
-use super::sums::SUMS;
 use crate::device::sae::{
-    AdamStep, Base, Decode, EdgeGrads, Encode, HostCodes, OuterGrad, Penalty, Pick, PreAct, Prefix,
-    Reconstruct, Reconstruction, Rows, Rule, SaeOps, Target,
+    AdamStep, Decode, EdgeGrads, Encode, HostCodes, OuterGrad, Penalty, Pick, PreAct, Reconstruct,
+    Reconstruction, Rows, Rule, SaeOps,
 };
 use crate::domain::Result;
 
 pub(super) type Buf = Memory<f32>;
-
-/// Partial sums of a whole buffer, at most.
-const PARTIALS: usize = 1024;
 
 fn rows_of<'a>(rows: Rows<'a, Buf>, d: usize) -> In<'a, f32> {
     rows.buf.input(rows.first * d, rows.count * d)
@@ -25,22 +21,6 @@ fn rows_of<'a>(rows: Rows<'a, Buf>, d: usize) -> In<'a, f32> {
 
 pub(super) fn flag(value: bool) -> u32 {
     u32::from(value)
-}
-
-impl Cuda {
-    /// The base of a reconstruction, and how far its rows lie apart.
-    fn base<'a>(base: &Base<'a, Buf>, tokens: usize, d: usize) -> (Option<In<'a, f32>>, u64) {
-        match *base {
-            Base::Zero => (None, 0),
-            Base::Row(row) => (Some(row.input(0, d)), 0),
-            Base::Rows(rows) => (Some(rows.input(0, tokens * d)), d as u64),
-        }
-    }
-
-    pub(super) fn widths(&self, prefixes: &[Prefix]) -> Result<Memory<u32>> {
-        let widths: Vec<u32> = prefixes.iter().map(|p| count(p.width)).collect();
-        Memory::of(&self.gpu, &widths)
-    }
 }
 
 impl SaeOps for Cuda {
@@ -168,28 +148,15 @@ impl SaeOps for Cuda {
             flag(grads.add_to_pre),
             count(tokens),
         )?;
+        if matches!(penalty, Penalty::None) && pre_act.is_none() {
+            return Ok([0.0; 2]);
+        }
         let sums = self.sum_rows(&losses, 2, tokens)?;
         Ok([sums[0], sums[1]])
     }
 
     fn decode(&self, work: &Decode<'_, Self>, out: &mut Buf) -> Result<()> {
-        let (codes, d) = (work.codes, work.d_out);
-        if codes.tokens == 0 {
-            return Ok(());
-        }
-        let (base, stride) = Self::base(&work.base, codes.tokens, d);
-        self.kernels.decode(
-            &self.gpu,
-            Shape::blocks(codes.tokens, 256),
-            codes.row_ptr.input(0, codes.tokens + 1),
-            codes.latent.input(0, codes.edges),
-            work.values.input(0, codes.edges),
-            work.w_dec.input(0, codes.d_sae * d),
-            base,
-            out.output(codes.tokens * d),
-            stride,
-            count(d),
-        )
+        self.decoded(work, out)
     }
 
     fn reconstruct(
@@ -197,42 +164,7 @@ impl SaeOps for Cuda {
         work: &Reconstruct<'_, Self>,
         out: Reconstruction<'_, Buf>,
     ) -> Result<Vec<f64>> {
-        let (decode, prefixes) = (&work.decode, work.prefixes.len());
-        let (codes, d) = (decode.codes, decode.d_out);
-        let (tokens, edges) = (codes.tokens, codes.edges);
-        if tokens == 0 {
-            return Ok(vec![0.0; prefixes]);
-        }
-        let (base, stride) = Self::base(&decode.base, tokens, d);
-        let (y, less) = match &work.target {
-            Target::Rows(y) => (*y, None),
-            Target::Residual { of, out } => (*of, Some(out.input(0, tokens * d))),
-        };
-        let widths = self.widths(work.prefixes)?;
-        let scales: Vec<f32> = work.prefixes.iter().map(|p| p.scale as f32).collect();
-        let scales = Memory::of(&self.gpu, &scales)?;
-        let mut errors = Memory::new(&self.gpu, prefixes * tokens)?;
-        self.kernels.reconstruct(
-            &self.gpu,
-            Shape::blocks(tokens, 256).shared(SUMS),
-            codes.row_ptr.input(0, tokens + 1),
-            codes.latent.input(0, edges),
-            decode.values.input(0, edges),
-            decode.w_dec.input(0, codes.d_sae * d),
-            base,
-            y.buf.input(y.first * d, tokens * d),
-            less,
-            widths.input(0, prefixes),
-            scales.input(0, prefixes),
-            out.out.map(|out| out.output(tokens * d)),
-            out.grad.output(prefixes * tokens * d),
-            out.dots.output(edges),
-            errors.output(prefixes * tokens),
-            stride,
-            count(d),
-            count(prefixes),
-        )?;
-        self.sum_rows(&errors, prefixes, tokens)
+        self.compare(work, out)
     }
 
     fn outer_grad(&self, work: &OuterGrad<'_, Self>, out: &mut Buf) -> Result<()> {
@@ -289,8 +221,10 @@ impl SaeOps for Cuda {
         let mut means = Memory::new(&self.gpu, d)?;
         self.finish_columns(&sums, None, Some(&mut means), 1.0 / n as f64, d, false)?;
         let means = Some(means.input(0, d));
-        let (squares, chunks) = self.column_partials(rows_of(rows, d), None, means, n, d)?;
-        Ok(self.sum_rows(&squares, 1, chunks * d)?[0])
+        let squares = self.column_partials(rows_of(rows, d), None, means, n, d)?;
+        let mut sums = Memory::new(&self.gpu, d)?;
+        self.finish_columns(&squares, None, Some(&mut sums), 1.0, d, false)?;
+        Ok(self.sum_rows(&sums, 1, d)?[0])
     }
 
     fn scaled(&self, rows: Rows<'_, Buf>, d: usize, factor: f64, out: &mut Buf) -> Result<()> {
@@ -392,23 +326,8 @@ impl SaeOps for Cuda {
             .project_rows(&self.gpu, shape, w, grad, count(rows), count(d))
     }
 
-    fn sum_squares(&self, buf: &Buf, len: usize) -> Result<f64> {
-        if len == 0 {
-            return Ok(0.0);
-        }
-        // Stretches depend on the length alone.
-        let stretch = len.div_ceil(PARTIALS).max(4096);
-        let blocks = len.div_ceil(stretch);
-        let mut partials = Memory::new(&self.gpu, blocks)?;
-        self.kernels.square_partials(
-            &self.gpu,
-            Shape::blocks(blocks, 256).shared(SUMS),
-            buf.input(0, len),
-            partials.output(blocks),
-            len as u64,
-            stretch as u64,
-        )?;
-        Ok(self.sum_rows(&partials, 1, blocks)?[0])
+    fn sum_squares(&self, buffers: &[(&Buf, usize)]) -> Result<f64> {
+        self.squares(buffers)
     }
 
     fn adam(
@@ -422,7 +341,7 @@ impl SaeOps for Cuda {
         let n = param.len();
         self.kernels.adam(
             &self.gpu,
-            Shape::threads(n),
+            Shape::threads(n.div_ceil(4)),
             param.output(n),
             grad.input(0, n),
             m.output(n),

@@ -5,6 +5,8 @@ use super::launch::{Shape, count};
 use super::memory::{In, Memory};
 use crate::domain::Result;
 
+/// Partial sums of a buffer, at most.
+const PARTIALS: usize = 1024;
 /// Shared memory of a block that sums in f64.
 pub const SUMS: usize = 32 * 8;
 
@@ -19,12 +21,37 @@ impl Cuda {
         let mut sums = Memory::zeros(&self.gpu, rows)?;
         self.kernels.sum_rows(
             &self.gpu,
-            Shape::blocks(rows, 256).shared(SUMS),
+            Shape::blocks(rows, 1024).shared(SUMS),
             partials.input(0, rows * n),
             sums.output(rows),
             count(n),
         )?;
         sums.to_host()
+    }
+
+    /// The squares of the first numbers of all buffers together, for which the host waits once.
+    pub(super) fn squares(&self, buffers: &[(&Memory<f32>, usize)]) -> Result<f64> {
+        // Stretches depend on the lengths alone.
+        let parts = buffers.iter().map(|&(buffer, len)| {
+            let stretch = len.div_ceil(PARTIALS).max(4096).next_multiple_of(4);
+            (buffer, len, stretch, len.div_ceil(stretch))
+        });
+        let all = parts.clone().map(|(_, _, _, blocks)| blocks).sum();
+        let mut partials = Memory::new(&self.gpu, all)?;
+        let mut first = 0;
+        for (buffer, len, stretch, blocks) in parts {
+            self.kernels.square_partials(
+                &self.gpu,
+                Shape::blocks(blocks, 256).shared(SUMS),
+                buffer.input(0, len),
+                partials.output(all),
+                len as u64,
+                stretch as u64,
+                count(first),
+            )?;
+            first += blocks;
+        }
+        Ok(self.sum_rows(&partials, 1, all)?[0])
     }
 
     /// Partial sums of the columns of `rows`, in f64, and how many there are of each.
@@ -36,7 +63,7 @@ impl Cuda {
         n: usize,
         d: usize,
     ) -> Result<(Memory<f64>, usize)> {
-        let chunk = n.div_ceil(256).max(64);
+        let chunk = n.div_ceil(256).max(32);
         let chunks = n.div_ceil(chunk);
         let mut partials = Memory::new(&self.gpu, chunks * d)?;
         let shape = Shape {
@@ -61,7 +88,7 @@ impl Cuda {
     ) -> Result<()> {
         self.kernels.column_finish(
             &self.gpu,
-            Shape::blocks(d.div_ceil(128), 128),
+            Shape::blocks(d.div_ceil(32), 256).shared(256 * 8),
             partials.input(0, chunks * d),
             out.map(|out| out.output(d)),
             wide.map(|wide| wide.output(d)),

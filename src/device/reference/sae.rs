@@ -405,8 +405,11 @@ impl<R: Real> SaeOps for Reference<R> {
         Ok(())
     }
 
-    fn sum_squares(&self, buf: &Vec<R>, len: usize) -> Result<f64> {
-        Ok(buf[..len].iter().map(|v| v.to_f64() * v.to_f64()).sum())
+    fn sum_squares(&self, buffers: &[(&Vec<R>, usize)]) -> Result<f64> {
+        let squares = |&(buf, len): &(&Vec<R>, usize)| -> f64 {
+            buf[..len].iter().map(|v| v.to_f64() * v.to_f64()).sum()
+        };
+        Ok(buffers.iter().map(squares).sum())
     }
 
     fn adam(
