@@ -57,10 +57,10 @@ DEVICE void multiply(u16* shared, const u16* a, const u16* b, const u32* pick, c
   }
   warpgroup_wait<0>();
   const u32 lane = lane_id();
-  hand_out<2, 32>(
-      out, m, n, [&](u32 i) { return i0 + warp_id() * 16 + (lane >> 2) + i * 8; },
-      [&](u32 j) { return j0 + j * 8 + (lane & 3) * 2; },
-      [&](u32 i, u32 j, u32 q) { return sum[4 * j + 2 * i + q]; });
+  out.take(tile_of<2, 32>([&](u32 i) { return i0 + warp_id() * 16 + (lane >> 2) + i * 8; },
+                          [&](u32 j) { return j0 + j * 8 + (lane & 3) * 2; },
+                          [&](u32 i, u32 j, u32 q) { return sum[4 * j + 2 * i + q]; }),
+           m, n);
 }
 }  // namespace
 #endif

@@ -8,6 +8,19 @@ struct Column {
   float bias, scale;
 };
 
+// A tile's sums as a thread has them: ROWS rows and PAIRS pairs of columns. row(i) and column(j)
+// say where they are, sum(i, j, q) is that of column q of the pair.
+template <u32 ROWS, u32 PAIRS, class RowAt, class ColumnAt, class SumAt> struct Tile {
+  static constexpr u32 rows = ROWS, pairs = PAIRS;
+  RowAt row;
+  ColumnAt column;
+  SumAt sum;
+};
+template <u32 ROWS, u32 PAIRS, class RowAt, class ColumnAt, class SumAt>
+DEVICE Tile<ROWS, PAIRS, RowAt, ColumnAt, SumAt> tile_of(RowAt row, ColumnAt column, SumAt sum) {
+  return {row, column, sum};
+}
+
 // c [m, columns] = sum + bias. Where `pick` is there, column l has the bias of latent pick[l].
 struct Store {
   const float* bias;
@@ -15,18 +28,30 @@ struct Store {
   float* c;
   u32 columns;
 
-  DEVICE float row(u32) const { return 0.0f; }
-  DEVICE Column column(u32 l) const {
-    return {bias ? bias[pick ? pick[l] : l] : 0.0f, 1.0f};
-  }
-  DEVICE void put(u32 r, float, u32 l, Column column, float sum) const {
-    c[(u64)r * columns + l] = sum + column.bias;
+  template <class T> DEVICE void take(const T& tile, u32 m, u32 n) const {
+#pragma unroll
+    for (u32 j = 0; j < T::pairs; ++j)
+#pragma unroll
+      for (u32 q = 0; q < 2; ++q) {
+        const u32 l = tile.column(j) + q;
+        if (l >= n) continue;
+        const float b = bias ? bias[pick ? pick[l] : l] : 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < T::rows; ++i) {
+          const u32 r = tile.row(i);
+          if (r < m) c[(u64)r * columns + l] = tile.sum(i, j, q) + b;
+        }
+      }
   }
 };
 
 // Appends every pre-activation whose key is above the bound of its token: to lists in any order,
 // which whoever sorts them does not see. A list holds `capacity`; its count goes on beyond that.
 // NaN, and everything where the bound is NaN, is appended.
+//
+// First it is seen what passes, without a branch; then the four lanes that share a row ask for
+// their places together, all rows at once; then it is written. (One place after the other took
+// longer than the product.)
 struct Append {
   const float* bias;
   const float* scale;
@@ -36,38 +61,55 @@ struct Append {
   float* pres;
   u32 first, capacity;
 
-  DEVICE float row(u32 r) const { return bounds[r]; }
-  DEVICE Column column(u32 l) const { return {bias[l], scale ? scale[l] : 1.0f}; }
-  DEVICE void put(u32 r, float bound, u32 l, Column column, float sum) const {
-    const float value = sum + column.bias, key = value * column.scale;
-    if (key <= bound) return;
-    const u32 place = atomicAdd(counts + r, 1u);
-    if (place >= capacity) return;
-    keys[(u64)r * capacity + place] = key_of(key, first + l);
-    pres[(u64)r * capacity + place] = value;
+  template <class T> DEVICE void take(const T& tile, u32 m, u32 n) const {
+    u32 passed[T::rows][(T::pairs + 15) / 16] = {};
+    float bound[T::rows];
+#pragma unroll
+    for (u32 i = 0; i < T::rows; ++i) bound[i] = tile.row(i) < m ? bounds[tile.row(i)] : 0.0f;
+#pragma unroll
+    for (u32 j = 0; j < T::pairs; ++j)
+#pragma unroll
+      for (u32 q = 0; q < 2; ++q) {
+        const u32 l = tile.column(j) + q, at = l < n ? l : 0;
+        const float b = bias[at], s = scale ? scale[at] : 1.0f;
+#pragma unroll
+        for (u32 i = 0; i < T::rows; ++i) {
+          const bool below = (tile.sum(i, j, q) + b) * s <= bound[i];
+          passed[i][j / 16] |= (u32)(!below && l < n) << (j % 16 * 2 + q);
+        }
+      }
+    u32 place[T::rows], taken[T::rows];
+#pragma unroll
+    for (u32 i = 0; i < T::rows; ++i) {
+      u32 mine = 0;
+#pragma unroll
+      for (u32 w = 0; w < (T::pairs + 15) / 16; ++w) mine += __popc(passed[i][w]);
+      if (tile.row(i) >= m) mine = 0;
+      const u32 a = __shfl_up_sync(ALL_LANES, mine, 1), quad = lane_id() & 3;
+      u32 upto = mine + (quad >= 1 ? a : 0);
+      const u32 c = __shfl_up_sync(ALL_LANES, upto, 2);
+      upto += quad >= 2 ? c : 0;
+      place[i] = upto - mine;
+      taken[i] = quad == 3 && upto ? atomicAdd(counts + tile.row(i), upto) : 0;
+      if (!mine) place[i] = capacity;
+    }
+#pragma unroll
+    for (u32 i = 0; i < T::rows; ++i) {
+      const u32 from = __shfl_sync(ALL_LANES, taken[i], (int)(lane_id() | 3));
+      if (place[i] < capacity) place[i] += from;
+    }
+#pragma unroll
+    for (u32 j = 0; j < T::pairs; ++j)
+#pragma unroll
+      for (u32 q = 0; q < 2; ++q)
+#pragma unroll
+        for (u32 i = 0; i < T::rows; ++i)
+          if (place[i] < capacity && passed[i][j / 16] >> (j % 16 * 2 + q) & 1) {
+            const u32 l = tile.column(j) + q;
+            const float value = tile.sum(i, j, q) + bias[l];
+            const u64 to = (u64)tile.row(i) * capacity + place[i]++;
+            keys[to] = key_of(scale ? value * scale[l] : value, first + l);
+            pres[to] = value;
+          }
   }
 };
-
-// Hands the sums of a thread on: `rows` rows, and columns in pairs. of(i, j) is the first of the
-// sums in row i of pair j; out of [m, n] nothing is handed on.
-template <u32 ROWS, u32 PAIRS, class Out, class RowAt, class ColumnAt, class SumAt>
-DEVICE void hand_out(const Out& out, u32 m, u32 n, RowAt row_at, ColumnAt column_at, SumAt sum_at) {
-  u32 rows[ROWS];
-  float kept[ROWS];
-#pragma unroll
-  for (u32 i = 0; i < ROWS; ++i) {
-    rows[i] = row_at(i);
-    kept[i] = rows[i] < m ? out.row(rows[i]) : 0.0f;
-  }
-#pragma unroll
-  for (u32 j = 0; j < PAIRS; ++j)
-#pragma unroll
-    for (u32 q = 0; q < 2; ++q) {
-      const u32 l = column_at(j) + q;
-      if (l >= n) continue;
-      const Column column = out.column(l);
-#pragma unroll
-      for (u32 i = 0; i < ROWS; ++i)
-        if (rows[i] < m) out.put(rows[i], kept[i], l, column, sum_at(i, j, q));
-    }
-}

@@ -66,23 +66,36 @@ DEVICE void multiply(u16* shared, const u16* a, const u16* b, const u32* pick, c
           multiply_bf16(sum[i][j], fa[i], fb[j >> 1][(j & 1) * 2], fb[j >> 1][(j & 1) * 2 + 1]);
     }
   }
-  hand_out<8, 4>(
-      out, m, n, [&](u32 i) { return i0 + wi + (i >> 1) * 16 + (lane >> 2) + (i & 1) * 8; },
-      [&](u32 j) { return j0 + wj + j * 8 + (lane & 3) * 2; },
-      [&](u32 i, u32 j, u32 q) { return sum[i >> 1][j][(i & 1) * 2 + q]; });
+  out.take(tile_of<8, 4>(
+               [&](u32 i) { return i0 + wi + (i >> 1) * 16 + (lane >> 2) + (i & 1) * 8; },
+               [&](u32 j) { return j0 + wj + j * 8 + (lane & 3) * 2; },
+               [&](u32 i, u32 j, u32 q) { return sum[i >> 1][j][(i & 1) * 2 + q]; }),
+           m, n);
 }
 }  // namespace
 
-// out [rows, padded] = in [rows, d] - center, the nearest bf16, and 0 behind it.
+// out [rows, padded] = in [rows, d] - center, the nearest bf16, and 0 behind it. A warp is a row.
 KERNEL(round_to_bf16, 256)
-(const float* __restrict__ in, const float* __restrict__ center, u16* __restrict__ out, u64 n,
+(const float* __restrict__ in, const float* __restrict__ center, u16* __restrict__ out, u32 rows,
  u32 d, u32 padded) {
-  const u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
-  if (i >= n) return;
-  const u32 c = (u32)(i % padded);
-  float v = 0.0f;
-  if (c < d) v = in[i / padded * d + c] - (center ? center[c] : 0.0f);
-  out[i] = to_bf16(v);
+  const u32 r = global_warp();
+  if (r >= rows) return;
+  const float* row = in + (u64)r * d;
+  u16* to = out + (u64)r * padded;
+  const u32 fours = d % 4 ? 0 : d / 4;
+#pragma unroll 2
+  for (u32 i = lane_id(); i < fours; i += 32) {
+    Pack<4> v = load<4>(row + 4 * i);
+    u64 four = 0;
+#pragma unroll
+    for (u32 q = 0; q < 4; ++q) {
+      if (center) v.v[q] -= center[4 * i + q];
+      four |= (u64)to_bf16(v.v[q]) << 16 * q;
+    }
+    *reinterpret_cast<u64*>(to + 4 * i) = four;
+  }
+  for (u32 c = 4 * fours + lane_id(); c < padded; c += 32)
+    to[c] = c < d ? to_bf16(row[c] - (center ? center[c] : 0.0f)) : (u16)0;
 }
 EXPORT(round_to_bf16)
 

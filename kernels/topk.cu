@@ -32,28 +32,35 @@ DEVICE void sort_filled(u64* key, float* pre, u32 fill) {
   for (u32 i = fill + threadIdx.x; i < n; i += THREADS) key[i] = 0, pre[i] = 0.0f;
   sort(key, pre, n);
 }
-struct Entry {
-  u64 key;
-  float pre;
-};
+}  // namespace
 
-// Merges `count` entries into the list of a token, best first: `fill` of k are there. Then the
-// bound of what may come is the last of them, where all are there. Shared: `capacity` keys and
-// values (a power of two, at least k + 128), and 4 counts.
-template <class At>
-DEVICE void merge(u64* key, u64* list, float* values, float* bound_to, u32 count, u32 k, u32 fill,
-                  u32 capacity, At at) {
+// A block is a token. p [., columns] holds `count` latents of it, the first of them `first`, or
+// those that `pick` names. keys and pres [., k] are the list, best first; `seen` of it are there.
+// Shared: `capacity` keys and values (a power of two, at least k + 128), and 4 counts.
+KERNEL(topk_merge, THREADS)
+(const float* __restrict__ p, const u32* __restrict__ pick, const float* __restrict__ scale,
+ u64* __restrict__ keys, float* __restrict__ pres, u32 columns, u32 count, u32 first, u32 k,
+ u32 seen, u32 capacity) {
+  SHARED(u64, key);
   float* pre = reinterpret_cast<float*>(key + capacity);
   u32* counts = reinterpret_cast<u32*>(pre + capacity);
+  const float* row = p + (u64)blockIdx.x * columns;
+  u64* list = keys + (u64)blockIdx.x * k;
+  float* values = pres + (u64)blockIdx.x * k;
+  u32 fill = seen < k ? seen : k;
   for (u32 i = threadIdx.x; i < fill; i += THREADS) key[i] = list[i], pre[i] = values[i];
-  Entry next = at(threadIdx.x);
   __syncthreads();
   u64 bound = fill == k ? key[k - 1] : 0;
   for (u32 base = 0; base < count; base += THREADS) {
-    const Entry mine = next;
-    // Under way while the others are counted.
-    next = at(base + THREADS + threadIdx.x);
-    const bool better = mine.key > bound;
+    const u32 at = base + threadIdx.x;
+    u64 mine = 0;
+    float value = 0.0f;
+    if (at < count) {
+      const u32 latent = pick ? pick[first + at] : first + at;
+      value = row[at];
+      mine = key_of(scale ? value * scale[latent] : value, latent);
+    }
+    const bool better = mine > bound;
     const u32 mask = __ballot_sync(ALL_LANES, better);
     if (lane_id() == 0) counts[warp_id()] = __popc(mask);
     __syncthreads();
@@ -64,7 +71,7 @@ DEVICE void merge(u64* key, u64* list, float* values, float* bound_to, u32 count
     }
     if (better) {
       const u32 place = fill + before + __popc(mask & lanes_below());
-      key[place] = mine.key, pre[place] = mine.pre;
+      key[place] = mine, pre[place] = value;
     }
     fill += all;
     __syncthreads();
@@ -76,49 +83,8 @@ DEVICE void merge(u64* key, u64* list, float* values, float* bound_to, u32 count
     }
   }
   for (u32 i = threadIdx.x; i < fill; i += THREADS) list[i] = key[i], values[i] = pre[i];
-  if (threadIdx.x == 0 && fill == k) *bound_to = from_ordered((u32)(bound >> 32));
-}
-}  // namespace
-
-// A block is a token. p [., columns] holds `count` latents of it, the first of them `first`, or
-// those that `pick` names. keys and pres [., k] are the list, `seen` of it are there.
-KERNEL(topk_merge, THREADS)
-(const float* __restrict__ p, const u32* __restrict__ pick, const float* __restrict__ scale,
- u64* __restrict__ keys, float* __restrict__ pres, float* __restrict__ bounds, u32 columns,
- u32 count, u32 first, u32 k, u32 seen, u32 capacity) {
-  SHARED(u64, key);
-  const u64 b = blockIdx.x;
-  const float* row = p + b * columns;
-  merge(key, keys + b * k, pres + b * k, bounds + b, count, k, seen < k ? seen : k, capacity,
-        [&](u32 at) -> Entry {
-          if (at >= count) return {0, 0.0f};
-          const u32 latent = pick ? pick[first + at] : first + at;
-          const float value = row[at];
-          return {key_of(scale ? value * scale[latent] : value, latent), value};
-        });
 }
 EXPORT(topk_merge)
-
-// … of lists of `length` at most, which are then empty again. Where one was longer, `overflow` is
-// set: what is missing cannot be found again.
-KERNEL(topk_fold, THREADS)
-(u32* __restrict__ counts, const u64* __restrict__ from_keys, const float* __restrict__ from_pres,
- u64* __restrict__ keys, float* __restrict__ pres, float* __restrict__ bounds,
- u32* __restrict__ overflow, u32 length, u32 k, u32 capacity) {
-  SHARED(u64, key);
-  const u64 b = blockIdx.x;
-  const u32 found = counts[b], count = found < length ? found : length;
-  merge(key, keys + b * k, pres + b * k, bounds + b, count, k, k, capacity,
-        [&](u32 at) -> Entry {
-          if (at >= count) return {0, 0.0f};
-          return {from_keys[b * length + at], from_pres[b * length + at]};
-        });
-  if (threadIdx.x == 0) {
-    counts[b] = 0;
-    if (found > length) atomicMax(overflow, 1u);
-  }
-}
-EXPORT(topk_fold)
 
 // The lists as edges: k of each token, by ascending latent. Shared as for topk_merge.
 KERNEL(topk_emit, THREADS)

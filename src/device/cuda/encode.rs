@@ -4,9 +4,11 @@
 //! that writes it and those that read it; the whole [B, F] is never there.
 
 use super::Cuda;
+use super::codes::Codes;
 use super::compact::Compact;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
+use super::stream;
 use super::tensor::Rounded;
 use super::topk::TopK;
 use crate::device::sae::{Encode, Pick, Select};
@@ -33,6 +35,7 @@ pub struct Stretch<'a> {
 
 /// A selection under way.
 enum Selection<'a> {
+    Made(Codes),
     TopK(TopK<'a>),
     Compact(Compact<'a>),
 }
@@ -57,28 +60,27 @@ fn columns_of(cuda: &Cuda, product: &Product<'_>) -> usize {
 
 /// Fills the codes of every pick.
 pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) -> Result<()> {
-    let (tokens, d_sae) = (product.x.count, product.d_sae);
-    let columns = columns_of(cuda, product);
-    let mut p = Memory::new(&cuda.gpu, tokens * columns)?;
     let operands = Operands::new(cuda, product)?;
     let mut selections = Vec::new();
-    for pick in &*picks {
-        selections.push(match pick.select {
-            Select::TopK { k, scale, .. } => {
-                Selection::TopK(TopK::new(cuda, tokens, d_sae, k, scale)?)
-            }
-            Select::BatchTopK { total, scale } => {
-                Selection::Compact(Compact::best(cuda, tokens, d_sae, total, scale)?)
-            }
-            Select::Above { lower } => {
-                Selection::Compact(Compact::above(cuda, tokens, d_sae, lower)?)
-            }
+    let alone = picks.iter().filter(|pick| among(pick).is_none()).count() == 1;
+    for pick in &mut *picks {
+        selections.push(match streamed(cuda, product, &operands, pick, alone)? {
+            Some(codes) => Selection::Made(codes),
+            None => begin(cuda, product, pick)?,
         });
     }
-    let streamed = stream(cuda, product, &operands, picks, &mut selections)?;
-    if !streamed && picks.iter().any(|pick| among(pick).is_none()) {
-        for first in (0..d_sae).step_by(columns) {
-            let width = columns.min(d_sae - first);
+    let open = |selection: &Selection<'_>| !matches!(selection, Selection::Made(_));
+    let columns = columns_of(cuda, product);
+    let rows = if selections.iter().any(open) {
+        product.x.count
+    } else {
+        0
+    };
+    let mut p = Memory::new(&cuda.gpu, rows * columns)?;
+    let all = |(selection, pick): (&Selection<'_>, _)| open(selection) && among(pick).is_none();
+    if selections.iter().zip(&*picks).any(all) {
+        for first in (0..product.d_sae).step_by(columns) {
+            let width = columns.min(product.d_sae - first);
             operands.multiply(cuda, product, None, first, width, &mut p, columns)?;
             let stretch = Stretch {
                 p: &p,
@@ -89,9 +91,9 @@ pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) 
             };
             for (selection, pick) in selections.iter_mut().zip(&*picks) {
                 match selection {
-                    Selection::TopK(_) if among(pick).is_some() => {}
-                    Selection::TopK(topk) => topk.see(cuda, &stretch)?,
+                    Selection::TopK(topk) if among(pick).is_none() => topk.see(cuda, &stretch)?,
                     Selection::Compact(compact) => compact.see(cuda, &stretch)?,
+                    _ => {}
                 }
             }
         }
@@ -115,6 +117,7 @@ pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) 
     }
     for (selection, pick) in selections.into_iter().zip(picks) {
         *pick.codes = match selection {
+            Selection::Made(codes) => codes,
             Selection::TopK(topk) => topk.finish(cuda)?,
             Selection::Compact(compact) => compact.finish(),
         };
@@ -122,32 +125,37 @@ pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) 
     Ok(())
 }
 
-/// Whether the only selection among all latents was made without their pre-activations.
-fn stream<'a>(
+/// The codes of a selection that can be made without pre-activations in memory. Of several
+/// among all latents none is: they share what is there.
+fn streamed(
     cuda: &Cuda,
     product: &Product<'_>,
     operands: &Operands,
-    picks: &[Pick<'a, Cuda>],
-    selections: &mut [Selection<'a>],
-) -> Result<bool> {
-    let Operands::Bf16(rounded) = operands else {
-        return Ok(false);
-    };
-    let mut all = selections.iter_mut().zip(picks);
-    let (Some((Selection::TopK(topk), _)), None) = (
-        all.find(|(_, pick)| among(pick).is_none()),
-        all.find(|(_, pick)| among(pick).is_none()),
-    ) else {
-        return Ok(false);
-    };
-    if !Rounded::streams(cuda, product, topk) {
-        return Ok(false);
+    pick: &Pick<'_, Cuda>,
+    alone: bool,
+) -> Result<Option<Codes>> {
+    match (&pick.select, operands) {
+        (
+            Select::TopK {
+                k,
+                scale,
+                among: None,
+            },
+            Operands::Bf16(rounded),
+        ) if alone => stream::topk(cuda, product, rounded, *k, *scale),
+        _ => Ok(None),
     }
-    let whole = rounded.stream(cuda, product, topk)?;
-    if !whole {
-        topk.restart();
-    }
-    Ok(whole)
+}
+
+fn begin<'a>(cuda: &Cuda, product: &Product<'_>, pick: &Pick<'a, Cuda>) -> Result<Selection<'a>> {
+    let (tokens, d_sae) = (product.x.count, product.d_sae);
+    Ok(match pick.select {
+        Select::TopK { k, scale, .. } => Selection::TopK(TopK::new(cuda, tokens, d_sae, k, scale)?),
+        Select::BatchTopK { total, scale } => {
+            Selection::Compact(Compact::best(cuda, tokens, d_sae, total, scale)?)
+        }
+        Select::Above { lower } => Selection::Compact(Compact::above(cuda, tokens, d_sae, lower)?),
+    })
 }
 
 /// The factors of the product, as they are multiplied.

@@ -39,7 +39,7 @@ kernels! {
     }
     "tensor.cu" {
         round_to_bf16(
-            input: Floats<'_>, center: Option<Floats<'_>>, out: Out<'_, u16>, n: u64, d: u32,
+            input: Floats<'_>, center: Option<Floats<'_>>, out: Out<'_, u16>, rows: u32, d: u32,
             padded: u32,
         );
         product_bf16(
@@ -63,16 +63,26 @@ kernels! {
             m: u32, n: u32, k: u32, first: u32, capacity: u32,
         );
     }
-    "topk.cu" {
-        topk_merge(
-            p: Floats<'_>, pick: Option<Ints<'_>>, scale: Option<Floats<'_>>, keys: Out<'_, u64>,
-            pres: Out<'_, f32>, bounds: Out<'_, f32>, columns: u32, count: u32, first: u32,
-            k: u32, seen: u32, capacity: u32,
+    "stream.cu" {
+        topk_first(
+            p: Floats<'_>, scale: Option<Floats<'_>>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            bounds: Out<'_, f32>, tokens: u32, columns: u32, k: u32,
         );
         topk_fold(
             counts: Out<'_, u32>, from_keys: In<'_, u64>, from_pres: Floats<'_>,
             keys: Out<'_, u64>, pres: Out<'_, f32>, bounds: Out<'_, f32>,
-            overflow: Out<'_, u32>, length: u32, k: u32, capacity: u32,
+            overflow: Out<'_, u32>, tokens: u32, length: u32, k: u32,
+        );
+        topk_order(
+            keys: In<'_, u64>, pres: Floats<'_>, row_ptr: Out<'_, u32>, latents: Out<'_, u32>,
+            edges: Out<'_, f32>, tokens: u32, k: u32,
+        );
+    }
+    "topk.cu" {
+        topk_merge(
+            p: Floats<'_>, pick: Option<Ints<'_>>, scale: Option<Floats<'_>>, keys: Out<'_, u64>,
+            pres: Out<'_, f32>, columns: u32, count: u32, first: u32, k: u32, seen: u32,
+            capacity: u32,
         );
         topk_emit(
             keys: In<'_, u64>, pres: Floats<'_>, row_ptr: Out<'_, u32>, latents: Out<'_, u32>,

@@ -23,6 +23,7 @@ pub mod probe;
 pub mod profile;
 mod rules;
 mod sae;
+mod stream;
 mod sums;
 mod tensor;
 mod topk;
@@ -99,7 +100,7 @@ impl Cuda {
             target,
             stretch: 32 << 20,
             amp: Amp::Off,
-            first: tensor::FIRST,
+            first: stream::FIRST,
             wgmma,
         })
     }

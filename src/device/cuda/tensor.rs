@@ -4,11 +4,8 @@ use super::Cuda;
 use super::encode::Product;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
-use super::topk::{Lists, TopK};
+use super::stream::Lists;
 use crate::domain::Result;
-
-/// Latents whose pre-activations are written whole before the rest is compared with a bound.
-pub const FIRST: usize = 1024;
 
 /// A tile of the product, and what a block needs of shared memory.
 struct Tile {
@@ -94,20 +91,21 @@ impl Rounded {
         }
     }
 
-    /// Appends what passes the bounds of `topk`, of `width` latents from `first`.
-    fn append(
+    /// Appends what passes `bounds` to `lists`, of `width` latents from `first`.
+    pub fn append(
         &self,
         cuda: &Cuda,
         product: &Product<'_>,
-        topk: &TopK<'_>,
+        scale: Option<&Memory<f32>>,
+        bounds: &Memory<f32>,
         [first, width]: [usize; 2],
         lists: &mut Lists,
     ) -> Result<()> {
         let rest = product.d_sae - first;
         let [a, b] = self.factors(first, product.d_sae);
         let bias = product.b_enc.input(first, rest);
-        let scale = topk.scale.map(|scale| scale.input(first, rest));
-        let bounds = topk.bounds.input(0, self.tokens);
+        let scale = scale.map(|scale| scale.input(first, rest));
+        let bounds = bounds.input(0, self.tokens);
         let counts = lists.counts.output(self.tokens);
         let (places, length) = (self.tokens * lists.length, count(lists.length));
         let (keys, pres) = (lists.keys.output(places), lists.pres.output(places));
@@ -125,39 +123,6 @@ impl Rounded {
             )
         }
     }
-
-    /// Whether [`Self::stream`] serves: there are latents left after those that give the bounds.
-    pub fn streams(cuda: &Cuda, product: &Product<'_>, topk: &TopK<'_>) -> bool {
-        topk.k > 0 && topk.k <= cuda.first / 2 && product.d_sae > cuda.first
-    }
-
-    /// TopK over all latents without their pre-activations in memory: the first latents give each
-    /// token a bound, and of the others only what is above it is written. As many latents as were
-    /// seen are taken at a time: then about k of a token pass, whatever the width. False where
-    /// so many passed that some are missing: then `topk` has to begin again.
-    pub fn stream(&self, cuda: &Cuda, product: &Product<'_>, topk: &mut TopK<'_>) -> Result<bool> {
-        let mut lists = Lists::new(cuda, self.tokens, topk.k)?;
-        let mut p = Memory::new(&cuda.gpu, self.tokens * cuda.first)?;
-        self.product(cuda, product, [0, cuda.first], None, &mut p, cuda.first)?;
-        topk.see(
-            cuda,
-            &super::encode::Stretch {
-                p: &p,
-                columns: cuda.first,
-                count: cuda.first,
-                first: 0,
-                among: None,
-            },
-        )?;
-        let mut seen = cuda.first;
-        while seen < product.d_sae {
-            let width = seen.min(product.d_sae - seen);
-            self.append(cuda, product, topk, [seen, width], &mut lists)?;
-            topk.fold(cuda, &mut lists, width)?;
-            seen += width;
-        }
-        lists.whole()
-    }
 }
 
 impl Cuda {
@@ -172,10 +137,10 @@ impl Cuda {
     ) -> Result<Memory<u16>> {
         let len = n * padded;
         let mut out = Memory::new(&self.gpu, len)?;
-        let (shape, to) = (Shape::threads(len), out.output(len));
-        let [d, padded] = [d, padded].map(count);
+        let (shape, to) = (Shape::warps(n), out.output(len));
+        let [n, d, padded] = [n, d, padded].map(count);
         self.kernels
-            .round_to_bf16(&self.gpu, shape, rows, center, to, len as u64, d, padded)?;
+            .round_to_bf16(&self.gpu, shape, rows, center, to, n, d, padded)?;
         Ok(out)
     }
 }

@@ -13,12 +13,10 @@ const THREADS: usize = 128;
 pub struct TopK<'a> {
     tokens: usize,
     d_sae: usize,
-    pub(super) k: usize,
-    pub(super) scale: Option<&'a Memory<f32>>,
+    k: usize,
+    scale: Option<&'a Memory<f32>>,
     keys: Memory<u64>,
     pres: Memory<f32>,
-    /// The least key of each list, once it is full \[tokens\].
-    pub(super) bounds: Memory<f32>,
     /// Latents that were looked at.
     seen: usize,
     /// Entries that a block sorts at a time.
@@ -49,7 +47,6 @@ impl<'a> TopK<'a> {
             scale,
             keys: Memory::new(&cuda.gpu, tokens * k)?,
             pres: Memory::new(&cuda.gpu, tokens * k)?,
-            bounds: Memory::new(&cuda.gpu, tokens)?,
             seen: 0,
             capacity,
         })
@@ -73,7 +70,6 @@ impl<'a> TopK<'a> {
             self.scale.map(|scale| scale.input(0, self.d_sae)),
             self.keys.output(self.tokens * self.k),
             self.pres.output(self.tokens * self.k),
-            self.bounds.output(self.tokens),
             count(stretch.columns),
             count(stretch.count),
             count(stretch.first),
@@ -83,34 +79,6 @@ impl<'a> TopK<'a> {
         )?;
         self.seen += stretch.count;
         Ok(())
-    }
-
-    /// Takes in what was appended to `lists` out of `width` latents, and empties them. The list
-    /// is full.
-    pub fn fold(&mut self, cuda: &Cuda, lists: &mut Lists, width: usize) -> Result<()> {
-        let (tokens, places) = (self.tokens, self.tokens * lists.length);
-        let shape = self.shape();
-        cuda.kernels.topk_fold(
-            &cuda.gpu,
-            shape,
-            lists.counts.output(tokens),
-            lists.keys.input(0, places),
-            lists.pres.input(0, places),
-            self.keys.output(tokens * self.k),
-            self.pres.output(tokens * self.k),
-            self.bounds.output(tokens),
-            lists.overflow.output(1),
-            count(lists.length),
-            count(self.k),
-            count(self.capacity),
-        )?;
-        self.seen += width;
-        Ok(())
-    }
-
-    /// Forgets what was seen.
-    pub fn restart(&mut self) {
-        self.seen = 0;
     }
 
     /// The lists as edges.
@@ -133,39 +101,6 @@ impl<'a> TopK<'a> {
             count(self.capacity),
         )?;
         Ok(codes)
-    }
-}
-
-/// What passed the bound of each token, in any order.
-pub struct Lists {
-    /// How many did \[tokens\].
-    pub counts: Memory<u32>,
-    /// [tokens, length].
-    pub keys: Memory<u64>,
-    /// [tokens, length].
-    pub pres: Memory<f32>,
-    /// Whether more passed than there was room for.
-    overflow: Memory<u32>,
-    /// Places of a token.
-    pub length: usize,
-}
-
-impl Lists {
-    /// Empty lists with room for eight times what is expected to pass.
-    pub fn new(cuda: &Cuda, tokens: usize, k: usize) -> Result<Self> {
-        let length = (8 * k).max(256);
-        Ok(Self {
-            counts: Memory::zeros(&cuda.gpu, tokens)?,
-            keys: Memory::new(&cuda.gpu, tokens * length)?,
-            pres: Memory::new(&cuda.gpu, tokens * length)?,
-            overflow: Memory::zeros(&cuda.gpu, 1)?,
-            length,
-        })
-    }
-
-    /// Whether nothing was left out.
-    pub fn whole(&self) -> Result<bool> {
-        Ok(self.overflow.to_host()?[0] == 0)
     }
 }
 

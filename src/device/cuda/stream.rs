@@ -1,0 +1,165 @@
+//! TopK over all latents without their pre-activations in memory.
+//!
+//! The first latents give each token a bound, and of the others only what is above it is written,
+//! by the product itself. As many latents as were seen are taken at a time: then about k of a
+//! token pass, whatever the width.
+
+use super::Cuda;
+use super::codes::Codes;
+use super::encode::Product;
+use super::launch::{Shape, count};
+use super::memory::Memory;
+use super::tensor::Rounded;
+use crate::domain::Result;
+
+/// Latents whose pre-activations are written whole: as many as a warp holds.
+pub const FIRST: usize = 1024;
+/// Tokens of a block, one a warp.
+const WARPS: usize = 8;
+/// Beyond, numbers of a block do not fit in the shared memory that needs no asking for.
+const MOST: usize = 256;
+
+/// What passed the bound of each token, in any order.
+pub struct Lists {
+    /// How many did \[tokens\].
+    pub counts: Memory<u32>,
+    /// [tokens, length].
+    pub keys: Memory<u64>,
+    /// [tokens, length].
+    pub pres: Memory<f32>,
+    /// Places of a token.
+    pub length: usize,
+}
+
+/// The best of each token, in any order.
+struct Best {
+    tokens: usize,
+    k: usize,
+    /// [tokens, k].
+    keys: Memory<u64>,
+    /// [tokens, k].
+    pres: Memory<f32>,
+    /// The least key of each \[tokens\].
+    bounds: Memory<f32>,
+}
+
+/// The k best of every token; `None` where this way is not open, or more passed a bound than
+/// there was room for.
+pub fn topk(
+    cuda: &Cuda,
+    product: &Product<'_>,
+    rounded: &Rounded,
+    k: usize,
+    scale: Option<&Memory<f32>>,
+) -> Result<Option<Codes>> {
+    let (gpu, tokens, d_sae, first) = (&cuda.gpu, product.x.count, product.d_sae, cuda.first);
+    if k == 0 || k > MOST.min(first / 2) || d_sae <= first || tokens == 0 {
+        return Ok(None);
+    }
+    let mut best = Best::new(cuda, product, rounded, k, scale)?;
+    // Eight times what is expected to pass.
+    let length = (8 * k).max(256);
+    let mut lists = Lists {
+        counts: Memory::zeros(gpu, tokens)?,
+        keys: Memory::new(gpu, tokens * length)?,
+        pres: Memory::new(gpu, tokens * length)?,
+        length,
+    };
+    let mut overflow = Memory::zeros(gpu, 1)?;
+    let mut seen = first;
+    while seen < d_sae {
+        let width = seen.min(d_sae - seen);
+        rounded.append(
+            cuda,
+            product,
+            scale,
+            &best.bounds,
+            [seen, width],
+            &mut lists,
+        )?;
+        best.fold(cuda, &mut lists, &mut overflow)?;
+        seen += width;
+    }
+    if overflow.to_host()?[0] > 0 {
+        return Ok(None);
+    }
+    best.codes(cuda, d_sae).map(Some)
+}
+
+impl Best {
+    /// … among the first latents.
+    fn new(
+        cuda: &Cuda,
+        product: &Product<'_>,
+        rounded: &Rounded,
+        k: usize,
+        scale: Option<&Memory<f32>>,
+    ) -> Result<Self> {
+        let (gpu, tokens, first) = (&cuda.gpu, product.x.count, cuda.first);
+        let mut p = Memory::new(gpu, tokens * first)?;
+        rounded.product(cuda, product, [0, first], None, &mut p, first)?;
+        let mut best = Self {
+            tokens,
+            k,
+            keys: Memory::new(gpu, tokens * k)?,
+            pres: Memory::new(gpu, tokens * k)?,
+            bounds: Memory::new(gpu, tokens)?,
+        };
+        cuda.kernels.topk_first(
+            gpu,
+            Shape::warps(tokens),
+            p.input(0, tokens * first),
+            scale.map(|scale| scale.input(0, first)),
+            best.keys.output(tokens * k),
+            best.pres.output(tokens * k),
+            best.bounds.output(tokens),
+            count(tokens),
+            count(first),
+            count(k),
+        )?;
+        Ok(best)
+    }
+
+    /// A warp a token, each with k numbers of shared memory.
+    fn shape(&self) -> Shape {
+        Shape::warps(self.tokens).shared(WARPS * self.k * 4)
+    }
+
+    /// … and what was appended, which goes from the lists.
+    fn fold(&mut self, cuda: &Cuda, lists: &mut Lists, overflow: &mut Memory<u32>) -> Result<()> {
+        let (tokens, k, places) = (self.tokens, self.k, self.tokens * lists.length);
+        let shape = self.shape();
+        cuda.kernels.topk_fold(
+            &cuda.gpu,
+            shape,
+            lists.counts.output(tokens),
+            lists.keys.input(0, places),
+            lists.pres.input(0, places),
+            self.keys.output(tokens * k),
+            self.pres.output(tokens * k),
+            self.bounds.output(tokens),
+            overflow.output(1),
+            count(tokens),
+            count(lists.length),
+            count(k),
+        )
+    }
+
+    /// … by latent.
+    fn codes(&self, cuda: &Cuda, d_sae: usize) -> Result<Codes> {
+        let edges = self.tokens * self.k;
+        let mut codes = Codes::room(cuda, self.tokens, d_sae, edges)?;
+        cuda.kernels.topk_order(
+            &cuda.gpu,
+            self.shape(),
+            self.keys.input(0, edges),
+            self.pres.input(0, edges),
+            codes.row_ptr.output(self.tokens + 1),
+            codes.latent.output(edges),
+            codes.pre.output(edges),
+            count(self.tokens),
+            count(self.k),
+        )?;
+        Ok(codes)
+    }
+}
