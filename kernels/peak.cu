@@ -32,6 +32,35 @@ KERNEL(peak_bf16, 256)(float* __restrict__ out, u32 rounds) {
 }
 EXPORT(peak_bf16)
 
+// out [threads] = sums of a product of 128 x 256 x 64 a block with itself, `rounds` long: both
+// factors stay in shared memory, of which two warpgroups read 64 rows of the left one each. On
+// sm_90a; elsewhere it is empty. Shared: 49152 bytes, and 1024 to begin at a multiple of that.
+KERNEL(peak_hopper, 256)(float* __restrict__ out, u32 rounds) {
+#ifdef WARPGROUPS
+  SHARED(u16, shared);
+  u16* tiles = shared + (1024 - shared_offset(shared) % 1024) % 1024 / 2;
+  for (u32 i = threadIdx.x; i < (128 + 256) * 64; i += 256)
+    tiles[i] = (u16)some_bf16(blockIdx.x * 65536 + i);
+  show_to_tensor_cores();
+  __syncthreads();
+  float sum[128] = {};
+  for (u32 r = 0; r < rounds; ++r) {
+    warpgroup_begin();
+#pragma unroll
+    for (u32 part = 0; part < 4; ++part)
+      multiply_warpgroup(sum, tiles + (threadIdx.x >> 7) * 64 * 64, tiles + 128 * 64, part);
+    warpgroup_close();
+    warpgroup_wait<1>();
+  }
+  warpgroup_wait<0>();
+  float all = 0.0f;
+#pragma unroll
+  for (u32 i = 0; i < 128; ++i) all += sum[i];
+  out[blockIdx.x * 256 + threadIdx.x] = all;
+#endif
+}
+EXPORT(peak_hopper)
+
 // out [threads] = sums of 16 chains of multiply-adds a thread, `rounds` long.
 KERNEL(peak_f32, 256)(float* __restrict__ out, u32 rounds) {
   const u32 i = blockIdx.x * 256 + threadIdx.x;

@@ -109,6 +109,7 @@ fn floors_are_there() {
     for rate in [
         floors.copy_gb_per_second,
         floors.bf16_tflops,
+        floors.mma_sync_tflops,
         floors.f32_tflops,
     ] {
         assert!(rate.is_finite() && rate > 0.0, "{floors:?}");

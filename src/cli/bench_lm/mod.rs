@@ -213,10 +213,11 @@ fn report(m: &Measured, json: bool) -> Result<()> {
             profile,
         } => {
             println!(
-                "{:9} {:.1}; floors: bf16 {:.1} (mma.sync), f32 {:.1}, copy {:.1} GB/s",
+                "{:9} {:.1}; floors: bf16 {:.1} (mma.sync {:.1}), f32 {:.1}, copy {:.1} GB/s",
                 "TFLOP/s",
                 m.gflops / 1e3,
                 floors.bf16_tflops,
+                floors.mma_sync_tflops,
                 floors.f32_tflops,
                 floors.copy_gb_per_second
             );

@@ -193,8 +193,8 @@ fn text(f: &Figures) -> String {
     format!(
         "{}: d_in {}, d_sae {}, k {}, batch {}, amp {amp}; medians of {} rounds\n{table}\n\
          {:.0} tokens/s; peak memory of the GPU {memory}; set up in {:.1} s\n\
-         floors: copy {:.1} GB/s, bf16 {:.1} TFLOP/s (mma.sync), f32 {:.1} TFLOP/s; of the step \
-         {}, which is {:.1} % of it\n\n{}",
+         floors: copy {:.1} GB/s, bf16 {:.1} TFLOP/s (mma.sync {:.1}), f32 {:.1} TFLOP/s; of the \
+         step {}, which is {:.1} % of it\n\n{}",
         f.device,
         f.d_in,
         f.d_sae,
@@ -205,6 +205,7 @@ fn text(f: &Figures) -> String {
         f.set_up_seconds,
         floors.copy_gb_per_second,
         floors.bf16_tflops,
+        floors.mma_sync_tflops,
         floors.f32_tflops,
         ms(f.floor_seconds),
         100.0 * f.floor_share,

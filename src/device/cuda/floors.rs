@@ -15,9 +15,11 @@ use cudarc::driver::{result, sys};
 pub struct Floors {
     /// GB/s of a copy within the GPU's memory, bytes read and bytes written both counted.
     pub copy_gb_per_second: f64,
-    /// TFLOP/s of mma.sync with bf16 factors and f32 sums, dense. The instructions of newer
-    /// architectures (wgmma) may go beyond it.
+    /// TFLOP/s of products of bf16 factors with f32 sums, dense, by the fastest instruction that the
+    /// kernels have for this GPU: wgmma on sm_90a, and elsewhere mma.sync.
     pub bf16_tflops: f64,
+    /// … by mma.sync.
+    pub mma_sync_tflops: f64,
     /// TFLOP/s of f32 fused multiply-adds.
     pub f32_tflops: f64,
 }
@@ -28,8 +30,11 @@ const RUNS: usize = 9;
 const BLOCKS: usize = 2;
 const WARPS: usize = 8;
 /// Operations of a warp in a round: of 8 products of 16 × 8 × 16, and of 16 multiply-adds a lane.
-const BF16_ROUND: usize = 8 * 2 * 16 * 8 * 16;
+const MMA_ROUND: usize = 8 * 2 * 16 * 8 * 16;
 const F32_ROUND: usize = 16 * 2 * 32;
+/// Operations of a block of warpgroups in a round, and its shared memory.
+const HOPPER_ROUND: usize = 2 * 128 * 256 * 64;
+const HOPPER_SHARED: usize = (128 + 256) * 64 * 2 + 1024;
 
 impl Cuda {
     /// Measures. Takes a fraction of a second, and up to 2 GiB of the GPU's memory for it.
@@ -49,12 +54,20 @@ impl Cuda {
         let f32_rate = self.rate(blocks * WARPS * F32_ROUND, |rounds| {
             kernels.peak_f32(gpu, shape, out.output(threads), count(rounds))
         })?;
-        let bf16_rate = self.rate(blocks * WARPS * BF16_ROUND, |rounds| {
+        let mma_rate = self.rate(blocks * WARPS * MMA_ROUND, |rounds| {
             kernels.peak_bf16(gpu, shape, out.output(threads), count(rounds))
         })?;
+        let bf16_rate = match self.wgmma {
+            false => mma_rate,
+            true => self.rate(blocks * HOPPER_ROUND, |rounds| {
+                let shape = shape.shared(HOPPER_SHARED);
+                kernels.peak_hopper(gpu, shape, out.output(threads), count(rounds))
+            })?,
+        };
         Ok(Floors {
             copy_gb_per_second: self.copy_rate()? / 1e9,
             bf16_tflops: bf16_rate / 1e12,
+            mma_sync_tflops: mma_rate / 1e12,
             f32_tflops: f32_rate / 1e12,
         })
     }
@@ -62,7 +75,7 @@ impl Cuda {
     /// Operations a second of a kernel of so many in a round.
     fn rate(&self, round: usize, mut run: impl FnMut(usize) -> Result<()>) -> Result<f64> {
         let mut time = |rounds| self.gpu.milliseconds(|| run(rounds));
-        let mut rounds = 16;
+        let mut rounds = 1;
         // Long enough that neither the start of the kernel nor slow clocks show.
         loop {
             let ms = time(rounds)?;

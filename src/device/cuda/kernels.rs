@@ -223,6 +223,7 @@ kernels! {
     "peak.cu" {
         peak_bf16(out: Out<'_, f32>, rounds: u32);
         peak_f32(out: Out<'_, f32>, rounds: u32);
+        peak_hopper(out: Out<'_, f32>, rounds: u32);
     }
     "lm.cu" {
         embed(
