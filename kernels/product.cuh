@@ -49,9 +49,17 @@ struct Store {
 // which whoever sorts them does not see. A list holds `capacity`; its count goes on beyond that.
 // NaN, and everything where the bound is NaN, is appended.
 //
-// First it is seen what passes, without a branch; then the four lanes that share a row ask for
-// their places together, all rows at once; then it is written. (One place after the other took
-// longer than the product.)
+// What passes is gathered in shared memory first, STAGED a warp; then every lane asks for a place
+// for another one. (Whoever asked where it was found kept its warp waiting, one after the other:
+// that took longer than the product.)
+constexpr u32 STAGED = 128;
+
+// What a warp gathers.
+struct Staged {
+  float value[STAGED];
+  u32 row[STAGED], column[STAGED];
+};
+
 struct Append {
   const float* bias;
   const float* scale;
@@ -60,56 +68,54 @@ struct Append {
   u64* keys;
   float* pres;
   u32 first, capacity;
+  Staged* staged;
 
   template <class T> DEVICE void take(const T& tile, u32 m, u32 n) const {
-    u32 passed[T::rows][(T::pairs + 15) / 16] = {};
+    Staged& mine = staged[warp_id()];
+    u32 held = 0, rows[T::rows];
     float bound[T::rows];
+    bool there[T::rows];
 #pragma unroll
-    for (u32 i = 0; i < T::rows; ++i) bound[i] = tile.row(i) < m ? bounds[tile.row(i)] : 0.0f;
+    for (u32 i = 0; i < T::rows; ++i) {
+      rows[i] = tile.row(i);
+      there[i] = rows[i] < m;
+      bound[i] = there[i] ? bounds[rows[i]] : 0.0f;
+    }
 #pragma unroll
     for (u32 j = 0; j < T::pairs; ++j)
 #pragma unroll
       for (u32 q = 0; q < 2; ++q) {
-        const u32 l = tile.column(j) + q, at = l < n ? l : 0;
-        const float b = bias[at], s = scale ? scale[at] : 1.0f;
+        const u32 l = tile.column(j) + q;
+        const bool in = l < n;
+        const float b = in ? bias[l] : 0.0f, s = in && scale ? scale[l] : 1.0f;
 #pragma unroll
         for (u32 i = 0; i < T::rows; ++i) {
-          const bool below = (tile.sum(i, j, q) + b) * s <= bound[i];
-          passed[i][j / 16] |= (u32)(!below && l < n) << (j % 16 * 2 + q);
+          const float value = tile.sum(i, j, q) + b;
+          const bool passes = in && there[i] && !(value * s <= bound[i]);
+          const u32 mask = __ballot_sync(ALL_LANES, passes);
+          if (!mask) continue;
+          const u32 more = __popc(mask);
+          if (held + more > STAGED) write(mine, held), held = 0;
+          if (passes) {
+            const u32 at = held + __popc(mask & lanes_below());
+            mine.value[at] = value, mine.row[at] = rows[i], mine.column[at] = l;
+          }
+          held += more;
         }
       }
-    u32 place[T::rows], taken[T::rows];
-#pragma unroll
-    for (u32 i = 0; i < T::rows; ++i) {
-      u32 mine = 0;
-#pragma unroll
-      for (u32 w = 0; w < (T::pairs + 15) / 16; ++w) mine += __popc(passed[i][w]);
-      if (tile.row(i) >= m) mine = 0;
-      const u32 a = __shfl_up_sync(ALL_LANES, mine, 1), quad = lane_id() & 3;
-      u32 upto = mine + (quad >= 1 ? a : 0);
-      const u32 c = __shfl_up_sync(ALL_LANES, upto, 2);
-      upto += quad >= 2 ? c : 0;
-      place[i] = upto - mine;
-      taken[i] = quad == 3 && upto ? atomicAdd(counts + tile.row(i), upto) : 0;
-      if (!mine) place[i] = capacity;
+    write(mine, held);
+  }
+
+  DEVICE void write(const Staged& mine, u32 held) const {
+    __syncwarp();
+    for (u32 e = lane_id(); e < held; e += 32) {
+      const u32 r = mine.row[e], l = mine.column[e];
+      const u32 place = atomicAdd(counts + r, 1u);
+      if (place >= capacity) continue;
+      const u64 to = (u64)r * capacity + place;
+      keys[to] = key_of(scale ? mine.value[e] * scale[l] : mine.value[e], first + l);
+      pres[to] = mine.value[e];
     }
-#pragma unroll
-    for (u32 i = 0; i < T::rows; ++i) {
-      const u32 from = __shfl_sync(ALL_LANES, taken[i], (int)(lane_id() | 3));
-      if (place[i] < capacity) place[i] += from;
-    }
-#pragma unroll
-    for (u32 j = 0; j < T::pairs; ++j)
-#pragma unroll
-      for (u32 q = 0; q < 2; ++q)
-#pragma unroll
-        for (u32 i = 0; i < T::rows; ++i)
-          if (place[i] < capacity && passed[i][j / 16] >> (j % 16 * 2 + q) & 1) {
-            const u32 l = tile.column(j) + q;
-            const float value = tile.sum(i, j, q) + bias[l];
-            const u64 to = (u64)tile.row(i) * capacity + place[i]++;
-            keys[to] = key_of(scale ? value * scale[l] : value, first + l);
-            pres[to] = value;
-          }
+    __syncwarp();
   }
 };

@@ -99,6 +99,42 @@ KERNEL(round_to_bf16, 256)
 }
 EXPORT(round_to_bf16)
 
+// The same for wgmma: in panels of 128 rows and 64 values, those of a panel's rows one after the
+// other, as `swizzled_tile` has them. Row r is row pick[r] where `pick` is there; up to `padded`
+// rows there are zeros. A warp is a row.
+KERNEL(round_to_panels, 256)
+(const float* __restrict__ in, const float* __restrict__ center, const u32* __restrict__ pick,
+ u16* __restrict__ out, u32 rows, u32 d, u32 padded) {
+  const u32 r = global_warp();
+  if (r >= padded) return;
+  const bool there = r < rows;
+  const float* row = in + (u64)(there ? (pick ? pick[r] : r) : 0) * d;
+  const u32 panels = (d + 63) / 64;
+  for (u32 piece = lane_id(); piece < panels * 8; piece += 32) {
+    const u32 c = piece * 8;
+    Pack<4> two[2] = {};
+    if (there && d % 4 == 0) {
+      if (c < d) two[0] = load<4>(row + c);
+      if (c + 4 < d) two[1] = load<4>(row + c + 4);
+    } else if (there) {
+#pragma unroll
+      for (u32 q = 0; q < 8; ++q)
+        if (c + q < d) two[q / 4].v[q % 4] = row[c + q];
+    }
+    u64 words[2] = {};
+#pragma unroll
+    for (u32 q = 0; q < 8; ++q) {
+      const bool centred = there && center && c + q < d;
+      const float v = two[q / 4].v[q % 4] - (centred ? center[c + q] : 0.0f);
+      words[q / 4] |= (u64)to_bf16(v) << q % 4 * 16;
+    }
+    const u64 panel = (u64)(r / 128) * panels + piece / 8;
+    u64* to = reinterpret_cast<u64*>(out + panel * 8192 + r % 128 * 64 + ((piece & 7) ^ (r & 7)) * 8);
+    to[0] = words[0], to[1] = words[1];
+  }
+}
+EXPORT(round_to_panels)
+
 // c [m, columns] = a . b^T + bias.
 KERNEL(product_bf16, 256)
 (const u16* __restrict__ a, const u16* __restrict__ b, const u32* __restrict__ pick,
@@ -109,6 +145,7 @@ KERNEL(product_bf16, 256)
 EXPORT(product_bf16)
 
 // Lists of what passes the bounds, of latents from `first`; b, bias and scale begin with it.
+// Shared: 12288 bytes more.
 KERNEL(append_bf16, 256)
 (const u16* __restrict__ a, const u16* __restrict__ b, const float* __restrict__ bias,
  const float* __restrict__ scale, const float* __restrict__ bounds, u32* __restrict__ counts,
@@ -116,6 +153,8 @@ KERNEL(append_bf16, 256)
  u32 capacity) {
   SHARED(u16, shared);
   multiply(shared, a, b, nullptr,
-           Append{bias, scale, bounds, counts, keys, pres, first, capacity}, m, n, k);
+           Append{bias, scale, bounds, counts, keys, pres, first, capacity,
+                  reinterpret_cast<Staged*>(shared + STAGES * 2 * PANEL)},
+           m, n, k);
 }
 EXPORT(append_bf16)

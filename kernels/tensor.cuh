@@ -56,9 +56,11 @@ template <int left> DEVICE void warpgroup_wait() {
 }
 // d += a . b^T of 64 x 256, of values 16 * part .. 16 * part + 16 of k; begins and does not wait.
 // Sum 4 j + i of thread t is in row t / 32 * 16 + t % 32 / 4 + i / 2 * 8, column 8 j + t % 4 * 2 + i % 2.
-DEVICE void multiply_warpgroup(float (&d)[128], const u16* a, const u16* b, u32 part) {
+// Without `more`, d = a . b^T.
+DEVICE void multiply_warpgroup(float (&d)[128], const u16* a, const u16* b, u32 part, bool more) {
   const u64 of_a = swizzled_tile(a) + part * 2, of_b = swizzled_tile(b) + part * 2;
   asm volatile(
+      "{.reg .pred more; setp.ne.u32 more, %130, 0; "
       "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
@@ -68,7 +70,7 @@ DEVICE void multiply_warpgroup(float (&d)[128], const u16* a, const u16* b, u32 
       "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
       "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
       "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-      "}, %128, %129, 1, 1, 1, 0, 0;"
+      "}, %128, %129, more, 1, 1, 0, 0;}"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
         "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
         "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
@@ -85,7 +87,37 @@ DEVICE void multiply_warpgroup(float (&d)[128], const u16* a, const u16* b, u32 
         "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]),
         "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),
         "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-      : "l"(of_a), "l"(of_b));
+      : "l"(of_a), "l"(of_b), "r"((u32)more));
+}
+
+// ---- sm_90: barriers for transactions, which count who arrives and the bytes that land --------
+
+// One thread makes a barrier for so many arrivals in each of its turns, and shows it to the copy
+// engine; a __syncthreads() shows it to the others.
+DEVICE void barrier_init(u64* barrier, u32 arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+DEVICE void barrier_show() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+DEVICE void barrier_arrive(u64* barrier) {
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+// Arrives, and has the turn wait for `bytes` more.
+DEVICE void barrier_expect(u64* barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(bytes) : "memory");
+}
+// Waits until the turn of this parity is over: of 0 the first, of 1 the second, and so on. Of a
+// new barrier that of parity 1 is.
+DEVICE void barrier_wait(u64* barrier, u32 parity) {
+  asm volatile(
+      "{.reg .pred over; again_%=: mbarrier.try_wait.parity.shared.b64 over, [%0], %1; "
+      "@!over bra again_%=;}" ::"r"(shared_address(barrier)), "r"(parity) : "memory");
+}
+// Copies to shared memory and tells the barrier; a multiple of 16 bytes, from one.
+DEVICE void copy_bulk(void* to, const void* from, u32 bytes, u64* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory");
 }
 #endif
 #endif

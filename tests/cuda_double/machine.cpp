@@ -41,6 +41,7 @@ struct Multiprocessor {
   Place place;
   uint32_t count = 0, alive = 0, at_barrier = 0;
   size_t shared_bytes = 0;
+  std::vector<BulkCopy> bulk;
   const Kernel* kernel = nullptr;
   void** arguments = nullptr;
   std::string error;
@@ -81,18 +82,19 @@ void wait_at(Meeting meeting) {
 
 const char* name_of(Meeting meeting) {
   static const char* const names[] = {"nothing",      "a shuffle",     "a vote",
-                                      "__syncwarp()", "a matrix load", "__syncthreads()"};
+                                      "__syncwarp()", "a matrix load", "__syncthreads()",
+                                      "a barrier for transactions"};
   return names[uint32_t(meeting)];
 }
 
 std::string stuck() {
   std::string text = "deadlock";
-  uint32_t done = 0, waiting[6] = {};
+  uint32_t done = 0, waiting[8] = {};
   for (uint32_t i = 0; i < sm->count; ++i) {
     const Thread& t = sm->threads[i];
     t.state == Thread::done ? ++done : ++waiting[uint32_t(t.meeting)];
   }
-  for (uint32_t m = 1; m < 6; ++m)
+  for (uint32_t m = 1; m < 8; ++m)
     if (waiting[m])
       text += ", " + std::to_string(waiting[m]) + " threads at " + name_of(Meeting(m));
   return text + ", " + std::to_string(done) + " done";
@@ -146,6 +148,7 @@ void run_block(uint32_t schedule) {
     for (auto& gathering : warp) gathering = Gathering();
   sm->at_barrier = 0;
   sm->alive = sm->count;
+  sm->bulk.clear();
   give(&sm->started);
   const Index size = sm->place.threads;
   for (uint32_t i = 0; i < sm->count; ++i) {
@@ -183,6 +186,7 @@ void run_block(uint32_t schedule) {
     }
   }
   take(&sm->ended);
+  if (!sm->bulk.empty()) sm->error = "a block ends while its copies are under way";
   if (!guard_is_whole()) sm->error = "a write behind the end of shared memory";
 }
 
@@ -216,6 +220,15 @@ void meet_block() {
   for (uint32_t i = 0; i < sm->count; ++i) {
     Thread& t = sm->threads[i];
     if (t.state == Thread::waiting && t.meeting == Meeting::block) t.state = Thread::ready;
+  }
+}
+
+std::vector<BulkCopy>& bulk_copies() { return sm->bulk; }
+void sleep_for_transaction() { wait_at(Meeting::transaction); }
+void wake_sleepers() {
+  for (uint32_t i = 0; i < sm->count; ++i) {
+    Thread& t = sm->threads[i];
+    if (t.state == Thread::waiting && t.meeting == Meeting::transaction) t.state = Thread::ready;
   }
 }
 

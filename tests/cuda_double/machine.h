@@ -17,7 +17,7 @@ struct Index {
 };
 
 // Where threads wait for each other.
-enum class Meeting : uint32_t { none, shuffle, vote, syncwarp, matrix, block };
+enum class Meeting : uint32_t { none, shuffle, vote, syncwarp, matrix, block, transaction };
 
 struct Thread {
   Index index;
@@ -40,6 +40,7 @@ struct Thread {
     float* sums;
     const uint16_t *a, *b;
     uint32_t part;
+    bool more;
   };
   std::vector<Product> products;
   std::vector<size_t> product_groups;
@@ -64,6 +65,19 @@ bool is_shared(const void* at, size_t n);
 [[noreturn]] void fail(const std::string& what);
 
 void meet_block();
+
+// Copies of a block that complete a barrier for transactions, and have not landed.
+struct BulkCopy {
+  void* to;
+  const void* from;
+  uint32_t bytes;
+  void* barrier;
+};
+std::vector<BulkCopy>& bulk_copies();
+// Sleeps until somebody calls wake_sleepers().
+void sleep_for_transaction();
+void wake_sleepers();
+
 // Waits until all lanes of `mask` are here; the last one runs act(what each brought, mask).
 typedef void (*Act)(void* const* lanes, uint32_t mask);
 void meet_warp(uint32_t mask, Meeting meeting, void* brought, Act act);

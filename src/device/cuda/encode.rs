@@ -54,8 +54,12 @@ fn among<'a>(pick: &Pick<'a, Cuda>) -> Option<(&'a Memory<u32>, usize)> {
 
 /// Latents of a stretch.
 fn columns_of(cuda: &Cuda, product: &Product<'_>) -> usize {
-    let fit = cuda.stretch / (4 * product.x.count.max(1)) / TILE * TILE;
-    fit.clamp(TILE, product.d_sae.next_multiple_of(TILE))
+    let grain = match cuda.amp {
+        Amp::Off => TILE,
+        Amp::Bf16 => Rounded::grain(cuda.wgmma),
+    };
+    let fit = cuda.stretch / (4 * product.x.count.max(1)) / grain * grain;
+    fit.clamp(grain, product.d_sae.next_multiple_of(grain))
 }
 
 /// Fills the codes of every pick.

@@ -7,7 +7,6 @@ use super::Cuda;
 use super::launch::{Shape, count};
 use super::memory::Memory;
 use crate::domain::Result;
-use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::{result, sys};
 
 /// Medians over several runs.
@@ -43,11 +42,7 @@ impl Cuda {
     /// `out-of-memory`; those of the GPU.
     pub fn floors(&self) -> Result<Floors> {
         let (gpu, kernels) = (&self.gpu, &self.kernels);
-        let processors = gpu
-            .context
-            .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
-        let processors = gpu.check("its attributes", processors)?;
-        let blocks = BLOCKS * usize::try_from(processors).unwrap_or(1);
+        let blocks = BLOCKS * self.processors;
         let threads = blocks * WARPS * 32;
         let shape = Shape::blocks(blocks, 256);
         let mut out = Memory::new(gpu, threads)?;

@@ -42,6 +42,10 @@ kernels! {
             input: Floats<'_>, center: Option<Floats<'_>>, out: Out<'_, u16>, rows: u32, d: u32,
             padded: u32,
         );
+        round_to_panels(
+            input: Floats<'_>, center: Option<Floats<'_>>, pick: Option<Ints<'_>>,
+            out: Out<'_, u16>, rows: u32, d: u32, padded: u32,
+        );
         product_bf16(
             a: In<'_, u16>, b: In<'_, u16>, pick: Option<Ints<'_>>, bias: Option<Floats<'_>>,
             c: Out<'_, f32>, m: u32, n: u32, k: u32, columns: u32,
@@ -55,12 +59,12 @@ kernels! {
     "hopper.cu" {
         product_hopper(
             a: In<'_, u16>, b: In<'_, u16>, pick: Option<Ints<'_>>, bias: Option<Floats<'_>>,
-            c: Out<'_, f32>, m: u32, n: u32, k: u32, columns: u32,
+            c: Out<'_, f32>, m: u32, n: u32, depths: u32, columns: u32,
         );
         append_hopper(
             a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
             bounds: Floats<'_>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
-            m: u32, n: u32, k: u32, first: u32, capacity: u32,
+            m: u32, n: u32, depths: u32, first: u32, capacity: u32,
         );
     }
     "stream.cu" {

@@ -53,6 +53,8 @@ pub struct Cuda {
     first: usize,
     /// Whether warpgroups multiply.
     wgmma: bool,
+    /// Multiprocessors: no result depends on how many there are.
+    processors: usize,
 }
 
 impl Cuda {
@@ -93,6 +95,7 @@ impl Cuda {
         let kernels = Kernels::load(&gpu, &target, cache)?;
         let model = gpu.check("its name", gpu.context.name())?;
         let wgmma = target.arch == "sm_90a";
+        let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         Ok(Self {
             gpu,
             kernels,
@@ -102,6 +105,7 @@ impl Cuda {
             amp: Amp::Off,
             first: stream::FIRST,
             wgmma,
+            processors: usize::try_from(processors).unwrap_or(1).max(1),
         })
     }
 

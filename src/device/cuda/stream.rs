@@ -12,7 +12,7 @@ use super::memory::Memory;
 use super::tensor::Rounded;
 use crate::domain::Result;
 
-/// Latents whose pre-activations are written whole: as many as a warp holds.
+/// As many pre-activations as a warp holds.
 pub const FIRST: usize = 1024;
 /// Tokens of a block, one a warp.
 const WARPS: usize = 8;
@@ -43,6 +43,13 @@ struct Best {
     bounds: Memory<f32>,
 }
 
+/// Latents whose pre-activations are written whole.
+fn first(cuda: &Cuda) -> usize {
+    cuda.first
+        .next_multiple_of(Rounded::grain(cuda.wgmma))
+        .min(FIRST)
+}
+
 /// The k best of every token; `None` where this way is not open, or more passed a bound than
 /// there was room for.
 pub fn topk(
@@ -52,7 +59,7 @@ pub fn topk(
     k: usize,
     scale: Option<&Memory<f32>>,
 ) -> Result<Option<Codes>> {
-    let (gpu, tokens, d_sae, first) = (&cuda.gpu, product.x.count, product.d_sae, cuda.first);
+    let (gpu, tokens, d_sae, first) = (&cuda.gpu, product.x.count, product.d_sae, first(cuda));
     if k == 0 || k > MOST.min(first / 2) || d_sae <= first || tokens == 0 {
         return Ok(None);
     }
@@ -95,7 +102,7 @@ impl Best {
         k: usize,
         scale: Option<&Memory<f32>>,
     ) -> Result<Self> {
-        let (gpu, tokens, first) = (&cuda.gpu, product.x.count, cuda.first);
+        let (gpu, tokens, first) = (&cuda.gpu, product.x.count, first(cuda));
         let mut p = Memory::new(gpu, tokens * first)?;
         rounded.product(cuda, product, [0, first], None, &mut p, first)?;
         let mut best = Self {

@@ -7,64 +7,59 @@ use super::memory::{In, Memory};
 use super::stream::Lists;
 use crate::domain::Result;
 
-/// A tile of the product, and what a block needs of shared memory.
-struct Tile {
-    m: usize,
-    n: usize,
-    shared: usize,
-}
+/// Bytes in which a block gathers what passes a bound: 8 warps of 128 numbers, rows and columns.
+const STAGED: usize = 8 * 128 * 12;
+/// Side of a tile of mma.sync, and what it is computed in: three stages of two panels of 128 rows
+/// of 40 values.
+const PORTABLE: usize = 128;
+const PORTABLE_SHARED: usize = 3 * 2 * 128 * 40 * 2;
+/// A tile of wgmma, the depth of its panels, and what it is computed in: four stages of three
+/// panels of 128 rows, two barriers a stage, and what is needed to begin at a multiple of 1024.
+const HOPPER: [usize; 2] = [128, 256];
+const DEPTH: usize = 64;
+const HOPPER_SHARED: usize = 4 * 3 * 128 * DEPTH * 2 + STAGED + 8 * 8 + 1024;
 
-/// mma.sync: three stages of two panels of 128 rows of 40.
-const PORTABLE: Tile = Tile {
-    m: 128,
-    n: 128,
-    shared: 3 * 2 * 128 * 40 * 2,
-};
-/// wgmma: four stages of 384 rows of 64, and what is needed to begin at a multiple of 1024.
-const HOPPER: Tile = Tile {
-    m: 128,
-    n: 256,
-    shared: 4 * 384 * 64 * 2 + 1024,
-};
-
-impl Tile {
-    fn shape(&self, m: usize, n: usize) -> Shape {
-        Shape {
-            blocks: [n.div_ceil(self.n), m.div_ceil(self.m)],
-            threads: 256,
-            shared: self.shared,
-        }
-    }
-}
-
-/// x − center and the encoder in bf16, with rows of a multiple of 8.
+/// x − center and the encoder in bf16.
 pub struct Rounded {
+    tokens: usize,
     x: Memory<u16>,
     w: Memory<u16>,
-    tokens: usize,
+    /// Length of a row: a multiple of 8, or of the depth of panels.
     k: usize,
 }
 
 impl Rounded {
     pub fn new(cuda: &Cuda, product: &Product<'_>) -> Result<Self> {
         let (x, d, d_sae) = (product.x, product.d_in, product.d_sae);
-        let k = d.next_multiple_of(8);
         let center = product.center.map(|center| center.input(0, d));
         let rows = x.buf.input(x.first * d, x.count * d);
-        Ok(Self {
-            x: cuda.round_to_bf16(rows, center, x.count, d, k)?,
-            w: cuda.round_to_bf16(product.w_enc.input(0, d_sae * d), None, d_sae, d, k)?,
-            tokens: x.count,
-            k,
-        })
+        let w = product.w_enc.input(0, d_sae * d);
+        let (x, w, k) = if cuda.wgmma {
+            let x = cuda.round_to_panels(rows, center, None, [x.count, d, HOPPER[0]])?;
+            let w = cuda.round_to_panels(w, None, None, [d_sae, d, HOPPER[1]])?;
+            (x, w, d.next_multiple_of(DEPTH))
+        } else {
+            let k = d.next_multiple_of(8);
+            let x = cuda.round_to_bf16(rows, center, x.count, d, k)?;
+            (x, cuda.round_to_bf16(w, None, d_sae, d, k)?, k)
+        };
+        let tokens = product.x.count;
+        Ok(Self { tokens, x, w, k })
     }
 
-    fn factors(&self, row: usize, d_sae: usize) -> [In<'_, u16>; 2] {
-        let k = self.k;
-        [
-            self.x.input(0, self.tokens * k),
-            self.w.input(row * k, (d_sae - row) * k),
-        ]
+    /// Latents from which on stretches may begin are multiples of this.
+    pub const fn grain(wgmma: bool) -> usize {
+        if wgmma { HOPPER[1] } else { 64 }
+    }
+
+    fn a(&self) -> In<'_, u16> {
+        self.x.input(0, self.x.len())
+    }
+
+    /// The encoder's rows from `row`.
+    fn b(&self, row: usize) -> In<'_, u16> {
+        let at = row * self.k;
+        self.w.input(at, self.w.len() - at)
     }
 
     /// p [tokens, columns] = pre-activations of `width` latents from `row`, or of those of `pick`.
@@ -77,18 +72,39 @@ impl Rounded {
         p: &mut Memory<f32>,
         columns: usize,
     ) -> Result<()> {
-        let [a, b] = self.factors(row, product.d_sae);
-        let bias = Some(product.b_enc.input(row, product.d_sae - row));
+        let (d, d_sae) = (product.d_in, product.d_sae);
+        let bias = Some(product.b_enc.input(row, d_sae - row));
         let c = p.output(self.tokens * columns);
-        let [m, n, k, columns] = [self.tokens, width, self.k, columns].map(count);
+        let [m, n, columns] = [self.tokens, width, columns].map(count);
         let (gpu, kernels) = (&cuda.gpu, &cuda.kernels);
-        if cuda.wgmma {
-            let shape = HOPPER.shape(self.tokens, width);
-            kernels.product_hopper(gpu, shape, a, b, pick, bias, c, m, n, k, columns)
-        } else {
-            let shape = PORTABLE.shape(self.tokens, width);
-            kernels.product_bf16(gpu, shape, a, b, pick, bias, c, m, n, k, columns)
+        if !cuda.wgmma {
+            let shape = portable(self.tokens, width);
+            let (a, b, k) = (self.a(), self.b(row), count(self.k));
+            return kernels.product_bf16(gpu, shape, a, b, pick, bias, c, m, n, k, columns);
         }
+        let shape = cuda.hopper(self.tokens, width);
+        let picked;
+        let b = if pick.is_some() {
+            let w = product.w_enc.input(0, d_sae * d);
+            picked = cuda.round_to_panels(w, None, pick, [width, d, HOPPER[1]])?;
+            picked.input(0, picked.len())
+        } else {
+            self.b(row)
+        };
+        let depths = count(self.k / DEPTH);
+        kernels.product_hopper(
+            gpu,
+            shape,
+            self.a(),
+            b,
+            pick,
+            bias,
+            c,
+            m,
+            n,
+            depths,
+            columns,
+        )
     }
 
     /// Appends what passes `bounds` to `lists`, of `width` latents from `first`.
@@ -102,22 +118,24 @@ impl Rounded {
         lists: &mut Lists,
     ) -> Result<()> {
         let rest = product.d_sae - first;
-        let [a, b] = self.factors(first, product.d_sae);
+        let [a, b] = [self.a(), self.b(first)];
         let bias = product.b_enc.input(first, rest);
         let scale = scale.map(|scale| scale.input(first, rest));
         let bounds = bounds.input(0, self.tokens);
         let counts = lists.counts.output(self.tokens);
         let (places, length) = (self.tokens * lists.length, count(lists.length));
         let (keys, pres) = (lists.keys.output(places), lists.pres.output(places));
-        let [m, n, k, at] = [self.tokens, width, self.k, first].map(count);
+        let [m, n, at] = [self.tokens, width, first].map(count);
         let (gpu, kernels) = (&cuda.gpu, &cuda.kernels);
         if cuda.wgmma {
-            let shape = HOPPER.shape(self.tokens, width);
+            let shape = cuda.hopper(self.tokens, width);
+            let k = count(self.k / DEPTH);
             kernels.append_hopper(
                 gpu, shape, a, b, bias, scale, bounds, counts, keys, pres, m, n, k, at, length,
             )
         } else {
-            let shape = PORTABLE.shape(self.tokens, width);
+            let shape = portable(self.tokens, width).shared(PORTABLE_SHARED + STAGED);
+            let k = count(self.k);
             kernels.append_bf16(
                 gpu, shape, a, b, bias, scale, bounds, counts, keys, pres, m, n, k, at, length,
             )
@@ -125,7 +143,21 @@ impl Rounded {
     }
 }
 
+fn portable(m: usize, n: usize) -> Shape {
+    Shape {
+        blocks: [n.div_ceil(PORTABLE), m.div_ceil(PORTABLE)],
+        threads: 256,
+        shared: PORTABLE_SHARED,
+    }
+}
+
 impl Cuda {
+    /// A block a multiprocessor, and no more than there are tiles.
+    fn hopper(&self, m: usize, n: usize) -> Shape {
+        let tiles = m.div_ceil(HOPPER[0]) * n.div_ceil(HOPPER[1]);
+        Shape::blocks(tiles.min(self.processors), 288).shared(HOPPER_SHARED)
+    }
+
     /// The rows less `center` as bf16, with 0 behind them up to `padded`.
     fn round_to_bf16(
         &self,
@@ -141,6 +173,25 @@ impl Cuda {
         let [n, d, padded] = [n, d, padded].map(count);
         self.kernels
             .round_to_bf16(&self.gpu, shape, rows, center, to, n, d, padded)?;
+        Ok(out)
+    }
+
+    /// The rows less `center`, or those of `pick`, as panels of bf16: `n` rows of `d`, and rows of
+    /// 0 up to a multiple of `whole`.
+    fn round_to_panels(
+        &self,
+        rows: In<'_, f32>,
+        center: Option<In<'_, f32>>,
+        pick: Option<In<'_, u32>>,
+        [n, d, whole]: [usize; 3],
+    ) -> Result<Memory<u16>> {
+        let padded = n.next_multiple_of(whole);
+        let len = padded * d.next_multiple_of(DEPTH);
+        let mut out = Memory::new(&self.gpu, len)?;
+        let (shape, to) = (Shape::warps(padded), out.output(len));
+        let [n, d, padded] = [n, d, padded].map(count);
+        self.kernels
+            .round_to_panels(&self.gpu, shape, rows, center, pick, to, n, d, padded)?;
         Ok(out)
     }
 }
