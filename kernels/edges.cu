@@ -24,11 +24,12 @@ struct Rule {
 };
 }  // namespace
 
-// values[e] = a of edge e; active += number of those that are not 0.
+// values[e] = a of edge e; active[block] = number of its 256 that are not 0. Shared: 32 numbers.
 KERNEL(activate, 256)
 (const u32* __restrict__ latents, const float* __restrict__ pre, float* __restrict__ values,
- u32* __restrict__ active, const float* threshold, const float* b_gate, const float* r_mag,
+ double* __restrict__ active, const float* threshold, const float* b_gate, const float* r_mag,
  const float* b_mag, u32 n, u32 kind) {
+  SHARED(u32, scratch);
   const Rule rule = {kind, threshold, b_gate, r_mag, b_mag};
   const u32 e = blockIdx.x * 256 + threadIdx.x;
   double a = 0.0;
@@ -36,8 +37,8 @@ KERNEL(activate, 256)
     a = rule.value(latents[e], pre[e]);
     values[e] = (float)a;
   }
-  const u32 mask = __ballot_sync(ALL_LANES, a != 0.0);
-  if (lane_id() == 0 && mask) atomicAdd(active, __popc(mask));
+  const u32 sum = block_sum<u32>(a != 0.0, scratch);
+  if (threadIdx.x == 0) active[blockIdx.x] = sum;
 }
 EXPORT(activate)
 

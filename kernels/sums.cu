@@ -21,15 +21,15 @@ KERNEL(square_partials, 256)
 }
 EXPORT(square_partials)
 
-// out[row] = sum of row `row` of in [gridDim, n]. Shared: 32 f64.
+// out[first + row] = sum of row `row` of in [gridDim, n]. Shared: 32 f64.
 KERNEL(sum_rows, 1024)
-(const double* __restrict__ in, double* __restrict__ out, u32 n) {
+(const double* __restrict__ in, double* __restrict__ out, u32 n, u32 first) {
   SHARED(double, shared);
   double sum = 0.0;
 #pragma unroll 4
   for (u32 i = threadIdx.x; i < n; i += blockDim.x) sum += in[(u64)blockIdx.x * n + i];
   sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) out[blockIdx.x] = sum;
+  if (threadIdx.x == 0) out[first + blockIdx.x] = sum;
 }
 EXPORT(sum_rows)
 

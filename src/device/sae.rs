@@ -13,7 +13,7 @@
 //! - buffers may be longer than an operation needs: it uses the first elements, and leaves
 //!   the rest of an output as it was;
 //! - results do not depend on the number of threads;
-//! - scalar sums come back as f64; NaN and infinity pass through every sum, so that a
+//! - scalar sums come back as f64, by [`SaeOps::numbers`]; NaN and infinity pass through every sum, so that a
 //!   non-finite number shows in the loss or in the gradient norm;
 //! - memory is taken before anything is written to weights or moments; an operation that
 //!   fails with [`crate::domain::Code::OutOfMemory`] has changed outputs at most.
@@ -274,6 +274,11 @@ pub struct HostCodes<R> {
 pub trait SaeOps: Device {
     /// Sparse codes of a batch.
     type Codes: Send + Sync;
+    /// Numbers that the device may still be working on.
+    type Later;
+
+    /// The numbers of several operations, each as it promised them: one wait for all.
+    fn numbers(&self, later: Vec<Self::Later>) -> Result<Vec<Vec<f64>>>;
 
     /// Codes without tokens.
     fn new_codes(&self) -> Self::Codes;
@@ -301,15 +306,15 @@ pub trait SaeOps: Device {
     fn least_positive(&self, codes: &Self::Codes, scale: Option<&Self::Buf>)
     -> Result<Option<f64>>;
 
-    /// a of each edge ([`Rule::value`]) to `values`; returns the number of non-zero ones.
+    /// a of each edge ([`Rule::value`]) to `values`; later the number of non-zero ones.
     fn activate(
         &self,
         codes: &Self::Codes,
         rule: &Rule<'_, Self::Buf>,
         values: &mut Self::Buf,
-    ) -> Result<u64>;
+    ) -> Result<Self::Later>;
     /// Given da of each edge, the gradients that `grads` asks for ([`Rule::backward`]);
-    /// returns the sums of the penalty and of the pre-activation loss.
+    /// later the sums of the penalty and of the pre-activation loss.
     fn activate_backward(
         &self,
         codes: &Self::Codes,
@@ -318,16 +323,16 @@ pub trait SaeOps: Device {
         pre_act: Option<&PreAct<'_, Self::Buf, Self::Ints>>,
         da: &Self::Buf,
         grads: &mut EdgeGrads<'_, Self::Buf>,
-    ) -> Result<[f64; 2]>;
+    ) -> Result<Self::Later>;
 
     /// x̂ [B, d_out].
     fn decode(&self, decode: &Decode<'_, Self>, out: &mut Self::Buf) -> Result<()>;
-    /// See [`Reconstruct`]; returns Σ_b ‖x̂_l − y‖² of each prefix.
+    /// See [`Reconstruct`]; later Σ_b ‖x̂_l − y‖² of each prefix.
     fn reconstruct(
         &self,
         work: &Reconstruct<'_, Self>,
         out: Reconstruction<'_, Self::Buf>,
-    ) -> Result<Vec<f64>>;
+    ) -> Result<Self::Later>;
     /// See [`OuterGrad`]; `out` is [d_sae, d].
     fn outer_grad(&self, work: &OuterGrad<'_, Self>, out: &mut Self::Buf) -> Result<()>;
     /// out\[j\] = Σ over the edges of latent j of `values` \[d_sae\].
@@ -354,8 +359,9 @@ pub trait SaeOps: Device {
         out: &mut Self::Buf,
         accumulate: bool,
     ) -> Result<()>;
-    /// Σ_b ‖rows\[b\] − mean row‖², the variance that a reconstruction explains part of.
-    fn spread(&self, rows: Rows<'_, Self::Buf>, d: usize) -> Result<f64>;
+    /// Σ_b ‖rows\[b\] − mean row‖², the variance that a reconstruction explains part of,
+    /// later.
+    fn spread(&self, rows: Rows<'_, Self::Buf>, d: usize) -> Result<Self::Later>;
     /// out = factor·rows, width d.
     fn scaled(
         &self,
@@ -416,8 +422,8 @@ pub trait SaeOps: Device {
         d: usize,
         grad: &mut Self::Buf,
     ) -> Result<()>;
-    /// Σ v² of the first elements of all buffers together, in f64.
-    fn sum_squares(&self, buffers: &[(&Self::Buf, usize)]) -> Result<f64>;
+    /// Σ v² of the first elements of all buffers together, later.
+    fn sum_squares(&self, buffers: &[(&Self::Buf, usize)]) -> Result<Self::Later>;
     /// See [`AdamStep`]; all four buffers have the parameter's length.
     fn adam(
         &self,

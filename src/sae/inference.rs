@@ -111,7 +111,8 @@ impl<D: SaeOps> Inference<D> {
         };
         let edges = device.edges(&self.codes);
         let values = self.values.at_least(device, edges)?;
-        device.activate(&self.codes, &rule, values)
+        let active = device.activate(&self.codes, &rule, values)?;
+        Ok(device.numbers(vec![active])?[0][0] as u64)
     }
 
     /// The codes of the last [`Inference::encode`].

@@ -160,9 +160,13 @@ pub(super) struct Moments<B> {
     pub second: Params<B>,
 }
 
-/// Length of the gradient over all parameters.
-pub(super) fn grad_norm<D: SaeOps>(device: &D, dims: Dims, grads: &Params<D::Buf>) -> Result<f64> {
+/// Later the square of the gradient's length over all parameters.
+pub(super) fn grad_square<D: SaeOps>(
+    device: &D,
+    dims: Dims,
+    grads: &Params<D::Buf>,
+) -> Result<D::Later> {
     let each = grads.each();
     let buffers: Vec<_> = each.map(|(name, grad)| (grad, dims.len(name))).collect();
-    Ok(device.sum_squares(&buffers)?.sqrt())
+    device.sum_squares(&buffers)
 }

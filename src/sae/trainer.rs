@@ -2,11 +2,11 @@
 
 use super::dead::DeadLatents;
 use super::init::{self, Sample};
-use super::optim::{Moments, OptimSpec, Update, grad_norm};
+use super::optim::{Moments, OptimSpec, Update, grad_square};
 use super::params::{Dims, Name, Params};
 use super::resample;
 use super::spec::SaeSpec;
-use super::step::{Dead, Losses, Pass, Results};
+use super::step::{Dead, Losses, Pass, Pending, Results};
 use super::work::{CodeSets, Scratch, Work};
 use crate::device::sae::{HostCodes, Rows, SaeOps};
 use crate::domain::schedule::StepSettings;
@@ -247,20 +247,28 @@ impl<D: SaeOps> SaeTrainer<D> {
         settings: &StepSettings,
     ) -> Result<Outcome> {
         let dead = self.dead.list();
-        let spread = self.spread(device, batch)?;
-        if !spread.is_finite() {
+        let mut later = self.spreads(device, batch)?;
+        let mut pending = self.begin(device, batch, micro, settings)?;
+        self.optim
+            .project(device, self.dims, &self.params, &mut self.grads)?;
+        later.push(grad_square(device, self.dims, &self.grads)?);
+        // The device goes through all of it before anybody waits.
+        let own = later.len();
+        later.extend(pending.take());
+        let numbers = device.numbers(later)?;
+        let (own, of_losses) = numbers.split_at(own);
+        let (spreads, grad_norm) = (&own[..own.len() - 1], own[own.len() - 1][0].sqrt());
+        if spreads.iter().any(|spread| !spread[0].is_finite()) {
             return Ok(Outcome::NonFinite {
                 what: "activations",
             });
         }
-        let losses = self.gradients(device, batch, micro, settings)?;
+        let spread = spreads[spreads.len() - 1][0];
+        let losses = pending.finish(of_losses);
         let loss = losses.total();
         if !(loss.is_finite() && losses.squared_error.is_finite()) {
             return Ok(Outcome::NonFinite { what: "loss" });
         }
-        self.optim
-            .project(device, self.dims, &self.params, &mut self.grads)?;
-        let grad_norm = grad_norm(device, self.dims, &self.grads)?;
         if !grad_norm.is_finite() {
             return Ok(Outcome::NonFinite { what: "gradient" });
         }
@@ -311,6 +319,19 @@ impl<D: SaeOps> SaeTrainer<D> {
         micro: usize,
         settings: &StepSettings,
     ) -> Result<Losses> {
+        let mut pending = self.begin(device, batch, micro, settings)?;
+        let numbers = device.numbers(pending.take())?;
+        Ok(pending.finish(&numbers))
+    }
+
+    /// Gives the device all work of [`SaeTrainer::gradients`].
+    fn begin(
+        &mut self,
+        device: &D,
+        batch: &Batch<'_, D::Buf>,
+        micro: usize,
+        settings: &StepSettings,
+    ) -> Result<Pending<D::Later>> {
         let target = self.target_of(batch)?;
         let dead = self.upload_dead(device)?;
         let token_errors = self.resamples_next() && dead > 0;
@@ -345,7 +366,7 @@ impl<D: SaeOps> SaeTrainer<D> {
             work: &mut memory.work,
             grads: &mut self.grads,
             fired: &mut self.fired,
-            losses: Losses::default(),
+            losses: Pending::default(),
         };
         pass.run(x, y, micro, &mut memory.codes, &mut results)?;
         Ok(results.losses)
@@ -397,15 +418,15 @@ impl<D: SaeOps> SaeTrainer<D> {
         }
     }
 
-    /// Variance of what is to be reconstructed; not finite where any activation is.
-    fn spread(&self, device: &D, batch: &Batch<'_, D::Buf>) -> Result<f64> {
+    /// Variances of the activations, that of what is to be reconstructed last; not finite where
+    /// any activation is.
+    fn spreads(&self, device: &D, batch: &Batch<'_, D::Buf>) -> Result<Vec<D::Later>> {
+        let target = self.target_of(batch)?;
         let input = device.spread(Rows::of(batch.x, batch.tokens), self.dims.d_in)?;
-        match self.target_of(batch)? {
-            Some(target) if input.is_finite() => {
-                device.spread(Rows::of(target, batch.tokens), self.dims.d_out)
-            }
-            _ => Ok(input),
-        }
+        let target = target
+            .map(|target| device.spread(Rows::of(target, batch.tokens), self.dims.d_out))
+            .transpose()?;
+        Ok(std::iter::once(input).chain(target).collect())
     }
 }
 

@@ -228,12 +228,6 @@ pub const MUTANTS: &[Mutant] = &[
         "d) const {",
     ),
     (
-        "a tile reads behind the last column",
-        "reconstruct.cu",
-        "inside ? 16 : 0);",
-        "16);",
-    ),
-    (
         "a prefix takes one latent too many in a tile",
         "reconstruct.cu",
         "tile.latent[i] < widths[m]",
@@ -322,6 +316,18 @@ pub const MUTANTS: &[Mutant] = &[
         "edges.cu",
         "      g += slope * n;",
         "",
+    ),
+    (
+        "a sum goes where another one is",
+        "sums.cu",
+        "out[first + blockIdx.x] = sum;",
+        "out[blockIdx.x] = sum;",
+    ),
+    (
+        "what a block counts is that of its first thread",
+        "edges.cu",
+        "block_sum<u32>(a != 0.0, scratch)",
+        "u32(a != 0.0)",
     ),
     (
         "the last chunk of rows is lost",

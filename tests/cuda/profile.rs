@@ -7,6 +7,9 @@ use backpropd::device::cuda::Cuda;
 use backpropd::device::cuda::profile::Profile;
 use backpropd::device::sae::{Encode, Pick, Rows, SaeOps, Select};
 use backpropd::domain::Amp;
+use backpropd::domain::schedule::StepSettings;
+use backpropd::sae::spec::{Pool, SaeSpec, TopK, Variant};
+use backpropd::sae::{Batch, OptimSpec, SaeTrainer, Sample};
 
 const D: usize = 24;
 const LATENTS: usize = 300;
@@ -45,6 +48,34 @@ fn encode(cuda: &Cuda, alone: bool) {
     };
     cuda.encode(&product, &mut [pick]).unwrap();
     cuda.download_codes(&codes).unwrap();
+}
+
+/// For all sums together, and for how often latents fired: a wait is time in which the GPU has
+/// nothing to do.
+#[test]
+fn a_step_of_topk_waits_twice() {
+    let Some(gpu) = gpu() else {
+        return;
+    };
+    let cuda = gpu.open();
+    let spec = SaeSpec::new(LATENTS, Variant::TopK(TopK::new(5.0, Pool::Token)));
+    let optim = OptimSpec::default();
+    let mut trainer = SaeTrainer::new(&cuda, &spec, &optim, D, D, 3, Sample::EMPTY).unwrap();
+    let x: Vec<f32> = (0..TOKENS * D).map(|i| (i * 7919 % 1013) as f32).collect();
+    let x = cuda.upload(&x).unwrap();
+    let batch = Batch {
+        x: &x,
+        target: None,
+        tokens: TOKENS,
+    };
+    let settings = StepSettings {
+        lr: 1e-3,
+        sparsity: 1.0,
+        k: None,
+    };
+    cuda.start_profile();
+    trainer.step(&cuda, &batch, TOKENS, &settings).unwrap();
+    assert_eq!(cuda.take_profile().unwrap().waits, 2);
 }
 
 #[test]

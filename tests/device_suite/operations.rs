@@ -2,6 +2,10 @@
 
 use super::*;
 
+fn numbers<D: SaeOps>(device: &D, later: D::Later) -> Vec<f64> {
+    device.numbers(vec![later]).unwrap().remove(0)
+}
+
 /// Everything a step computes, as one list of named results.
 pub fn everything<D: SaeOps>(
     device: &D,
@@ -71,7 +75,8 @@ pub fn everything<D: SaeOps>(
                 grad: &mut grad,
                 dots: &mut dots,
             };
-            keep("errors", device.reconstruct(&work, to).unwrap());
+            let errors = device.reconstruct(&work, to).unwrap();
+            keep("errors", numbers(device, errors));
             keep("x-hat", down(device, &out));
             keep("grad", down(device, &grad));
             keep("dots", down(device, &dots));
@@ -108,7 +113,7 @@ pub fn everything<D: SaeOps>(
     keep("fired", counts.iter().map(|c| f64::from(*c)).collect());
     let mut a = fresh(edges, 23);
     let active = device.activate(&codes, &Rule::Relu, &mut a).unwrap();
-    keep("active", vec![active as f64]);
+    keep("active", numbers(device, active));
     keep("activate", down(device, &a));
     let (mut dp, mut norm) = (fresh(edges, 24), fresh(edges, 25));
     let penalty = Penalty::Tanh {
@@ -122,7 +127,7 @@ pub fn everything<D: SaeOps>(
         ..EdgeGrads::only(&mut dp)
     };
     let losses = device.activate_backward(&codes, &Rule::Relu, &penalty, None, &values, &mut grads);
-    keep("penalty", losses.unwrap().to_vec());
+    keep("penalty", numbers(device, losses.unwrap()));
     keep("dp", down(device, &dp));
     keep("norm", down(device, &norm));
     keep(
@@ -162,7 +167,7 @@ pub fn dense<D: SaeOps>(device: &D, rows: usize, d: usize) -> Vec<(String, Vec<f
         .add_matvec_t(&w, rows, d, &v, -0.5, &mut row)
         .unwrap();
     keep("matvec", down(device, &row));
-    keep("spread", vec![device.spread(some, d).unwrap()]);
+    let spread = device.spread(some, d).unwrap();
     let mut matrix = fresh(rows * d, 34);
     device.scaled(some, d, -2.5, &mut matrix).unwrap();
     keep("scaled", down(device, &matrix));
@@ -173,14 +178,11 @@ pub fn dense<D: SaeOps>(device: &D, rows: usize, d: usize) -> Vec<(String, Vec<f
     keep("norm grad", down(device, &matrix));
     device.project_rows(&w, rows, d, &mut matrix).unwrap();
     keep("project", down(device, &matrix));
-    keep(
-        "squares",
-        vec![
-            device
-                .sum_squares(&[(&matrix, rows * d - 1), (&w, 1), (&norms, rows), (&v, 0)])
-                .unwrap(),
-        ],
-    );
+    let buffers = [(&matrix, rows * d - 1), (&w, 1), (&norms, rows), (&v, 0)];
+    let squares = device.sum_squares(&buffers).unwrap();
+    // Of two operations at once, the later one first.
+    let both = device.numbers(vec![squares, spread]).unwrap();
+    keep("squares and spread", both.concat());
     let n = 5;
     let (skip, bias, g) = (fresh(n * d, 36), fresh(n, 37), fresh(rows * n, 38));
     let mut out = fresh(rows * n, 39);

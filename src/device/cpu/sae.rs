@@ -17,6 +17,11 @@ fn slice<'a>(rows: Rows<'a, Vec<f32>>, d: usize) -> &'a [f32] {
 
 impl SaeOps for Cpu {
     type Codes = Codes;
+    type Later = Vec<f64>;
+
+    fn numbers(&self, later: Vec<Vec<f64>>) -> Result<Vec<Vec<f64>>> {
+        Ok(later)
+    }
 
     fn new_codes(&self) -> Codes {
         Codes::new()
@@ -65,8 +70,10 @@ impl SaeOps for Cpu {
         codes: &Codes,
         rule: &Rule<'_, Vec<f32>>,
         values: &mut Vec<f32>,
-    ) -> Result<u64> {
-        edges::activate(&self.pool, codes, rule, values)
+    ) -> Result<Vec<f64>> {
+        Ok(vec![
+            edges::activate(&self.pool, codes, rule, values)? as f64
+        ])
     }
 
     fn activate_backward(
@@ -77,8 +84,9 @@ impl SaeOps for Cpu {
         pre_act: Option<&PreAct<'_, Vec<f32>, Vec<u32>>>,
         da: &Vec<f32>,
         grads: &mut EdgeGrads<'_, Vec<f32>>,
-    ) -> Result<[f64; 2]> {
-        edges::activate_backward(&self.pool, codes, rule, penalty, pre_act, da, grads)
+    ) -> Result<Vec<f64>> {
+        let sums = edges::activate_backward(&self.pool, codes, rule, penalty, pre_act, da, grads)?;
+        Ok(sums.to_vec())
     }
 
     fn decode(&self, decode: &Decode<'_, Self>, out: &mut Vec<f32>) -> Result<()> {
@@ -121,8 +129,8 @@ impl SaeOps for Cpu {
         weights::column_sums(&self.pool, slice(rows, d), d, out, accumulate)
     }
 
-    fn spread(&self, rows: Rows<'_, Vec<f32>>, d: usize) -> Result<f64> {
-        weights::spread(&self.pool, slice(rows, d), d)
+    fn spread(&self, rows: Rows<'_, Vec<f32>>, d: usize) -> Result<Vec<f64>> {
+        Ok(vec![weights::spread(&self.pool, slice(rows, d), d)?])
     }
 
     fn scaled(
@@ -213,10 +221,10 @@ impl SaeOps for Cpu {
         Ok(())
     }
 
-    fn sum_squares(&self, buffers: &[(&Vec<f32>, usize)]) -> Result<f64> {
+    fn sum_squares(&self, buffers: &[(&Vec<f32>, usize)]) -> Result<Vec<f64>> {
         let squares =
             |&(buf, len): &(&Vec<f32>, usize)| weights::sum_squares(&self.pool, &buf[..len]);
-        buffers.iter().map(squares).sum()
+        Ok(vec![buffers.iter().map(squares).sum::<Result<f64>>()?])
     }
 
     fn adam(

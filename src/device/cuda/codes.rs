@@ -91,10 +91,10 @@ impl Codes {
         if tokens == 0 {
             return Self::empty(cuda, 0, self.d_sae);
         }
-        let mut ends = [[0]; 2];
-        self.row_ptr.read(first, &mut ends[0])?;
-        self.row_ptr.read(first + tokens, &mut ends[1])?;
-        let [[from], [to]] = ends.map(|[end]| [end as usize]);
+        // All of them, so that there is one wait.
+        let mut ends = vec![0; tokens + 1];
+        self.row_ptr.read(first, &mut ends)?;
+        let [from, to] = [ends[0], ends[tokens]].map(|end| end as usize);
         let mut part = Self::room(cuda, tokens, self.d_sae, to - from)?;
         cuda.kernels.slice_rows(
             &cuda.gpu,

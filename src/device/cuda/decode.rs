@@ -1,6 +1,7 @@
 //! From edges to reconstructions.
 
 use super::Cuda;
+use super::later::Later;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
 use super::sae::Buf;
@@ -88,17 +89,17 @@ impl Cuda {
         )
     }
 
-    /// Σ‖x̂ − y‖² of each prefix, and the gradients.
+    /// The gradients, and later Σ‖x̂ − y‖² of each prefix.
     pub(super) fn compare(
         &self,
         work: &Reconstruct<'_, Self>,
         out: Reconstruction<'_, Buf>,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Later> {
         let (decode, prefixes) = (&work.decode, work.prefixes.len());
         let (codes, d) = (decode.codes, decode.d_out);
         let (tokens, edges) = (codes.tokens, codes.edges);
         if tokens == 0 {
-            return Ok(vec![0.0; prefixes]);
+            return self.sum_rows(&Memory::none(&self.gpu), prefixes, 0);
         }
         let (base, stride) = Self::base(&decode.base, tokens, d);
         let (y, less) = match &work.target {

@@ -136,7 +136,7 @@ kernels! {
     }
     "edges.cu" {
         activate(
-            latents: Ints<'_>, pre: Floats<'_>, values: Out<'_, f32>, active: Out<'_, u32>,
+            latents: Ints<'_>, pre: Floats<'_>, values: Out<'_, f32>, active: Out<'_, f64>,
             threshold: Option<Floats<'_>>, b_gate: Option<Floats<'_>>, r_mag: Option<Floats<'_>>,
             b_mag: Option<Floats<'_>>, n: u32, kind: u32,
         );
@@ -205,7 +205,7 @@ kernels! {
         square_partials(
             input: Floats<'_>, partials: Out<'_, f64>, len: u64, stretch: u64, first: u32,
         );
-        sum_rows(input: Doubles<'_>, out: Out<'_, f64>, n: u32);
+        sum_rows(input: Doubles<'_>, out: Out<'_, f64>, n: u32, first: u32);
         column_partials(
             input: Floats<'_>, weights: Option<Floats<'_>>, means: Option<Doubles<'_>>,
             partials: Out<'_, f64>, rows: u32, d: u32, chunk: u32,

@@ -16,6 +16,7 @@ pub mod fault;
 pub mod floors;
 pub mod kernels;
 mod latents;
+mod later;
 mod launch;
 mod lm;
 mod memory;
@@ -34,6 +35,7 @@ use compile::Target;
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::{CudaContext, result, sys};
 use kernels::Kernels;
+use later::Pages;
 use memory::{Gpu, Memory};
 use profile::Recorder;
 use std::path::Path;
@@ -43,6 +45,7 @@ use std::sync::Arc;
 pub struct Cuda {
     gpu: Arc<Gpu>,
     kernels: Kernels,
+    pages: Pages,
     model: String,
     target: Target,
     /// Bytes of pre-activations that are there at a time.
@@ -99,6 +102,7 @@ impl Cuda {
         Ok(Self {
             gpu,
             kernels,
+            pages: Pages::default(),
             model,
             target,
             stretch: 32 << 20,

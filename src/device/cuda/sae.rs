@@ -4,6 +4,7 @@
 use super::Cuda;
 use super::codes::Codes;
 use super::encode::{self, PRODUCT_SHARED};
+use super::later::Later;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
 use super::rules::{RuleArguments, penalty_arguments};
@@ -25,6 +26,11 @@ pub(super) fn flag(value: bool) -> u32 {
 
 impl SaeOps for Cuda {
     type Codes = Codes;
+    type Later = Later;
+
+    fn numbers(&self, later: Vec<Later>) -> Result<Vec<Vec<f64>>> {
+        self.read_later(&later)
+    }
 
     fn new_codes(&self) -> Codes {
         Codes::none(self)
@@ -79,18 +85,20 @@ impl SaeOps for Cuda {
         Ok((key != NONE).then(|| f64::from(f32::from_bits(key & !(1 << 31)))))
     }
 
-    fn activate(&self, codes: &Codes, rule: &Rule<'_, Buf>, values: &mut Buf) -> Result<u64> {
+    fn activate(&self, codes: &Codes, rule: &Rule<'_, Buf>, values: &mut Buf) -> Result<Later> {
         let n = codes.edges;
         let rule = RuleArguments::of(rule, codes.d_sae);
         let [b_gate, r_mag, b_mag] = rule.gate;
-        let mut active = Memory::zeros(&self.gpu, 1)?;
+        let shape = Shape::threads(n).shared(32 * 4);
+        let blocks = shape.blocks[0];
+        let mut active = Memory::new(&self.gpu, blocks)?;
         self.kernels.activate(
             &self.gpu,
-            Shape::threads(n),
+            shape,
             codes.latent.input(0, n),
             codes.pre.input(0, n),
             values.output(n),
-            active.output(1),
+            active.output(blocks),
             rule.threshold,
             b_gate,
             r_mag,
@@ -98,7 +106,7 @@ impl SaeOps for Cuda {
             count(n),
             rule.kind,
         )?;
-        Ok(u64::from(active.to_host()?[0]))
+        self.sum_rows(&active, 1, blocks)
     }
 
     fn activate_backward(
@@ -109,10 +117,10 @@ impl SaeOps for Cuda {
         pre_act: Option<&PreAct<'_, Buf, Memory<u32>>>,
         da: &Buf,
         grads: &mut EdgeGrads<'_, Buf>,
-    ) -> Result<[f64; 2]> {
+    ) -> Result<Later> {
         let (n, tokens, d_sae) = (codes.edges, codes.tokens, codes.d_sae);
         if tokens == 0 {
-            return Ok([0.0; 2]);
+            return self.sum_rows(&Memory::none(&self.gpu), 2, 0);
         }
         let rule = RuleArguments::of(rule, d_sae);
         let [b_gate, r_mag, b_mag] = rule.gate;
@@ -148,11 +156,7 @@ impl SaeOps for Cuda {
             flag(grads.add_to_pre),
             count(tokens),
         )?;
-        if matches!(penalty, Penalty::None) && pre_act.is_none() {
-            return Ok([0.0; 2]);
-        }
-        let sums = self.sum_rows(&losses, 2, tokens)?;
-        Ok([sums[0], sums[1]])
+        self.sum_rows(&losses, 2, tokens)
     }
 
     fn decode(&self, work: &Decode<'_, Self>, out: &mut Buf) -> Result<()> {
@@ -163,7 +167,7 @@ impl SaeOps for Cuda {
         &self,
         work: &Reconstruct<'_, Self>,
         out: Reconstruction<'_, Buf>,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Later> {
         self.compare(work, out)
     }
 
@@ -215,7 +219,7 @@ impl SaeOps for Cuda {
         self.finish_columns(&partials, Some(out), None, 1.0, d, accumulate)
     }
 
-    fn spread(&self, rows: Rows<'_, Buf>, d: usize) -> Result<f64> {
+    fn spread(&self, rows: Rows<'_, Buf>, d: usize) -> Result<Later> {
         let n = rows.count;
         let sums = self.column_partials(rows_of(rows, d), None, None, n, d)?;
         let mut means = Memory::new(&self.gpu, d)?;
@@ -224,7 +228,7 @@ impl SaeOps for Cuda {
         let squares = self.column_partials(rows_of(rows, d), None, means, n, d)?;
         let mut sums = Memory::new(&self.gpu, d)?;
         self.finish_columns(&squares, None, Some(&mut sums), 1.0, d, false)?;
-        Ok(self.sum_rows(&sums, 1, d)?[0])
+        self.sum_rows(&sums, 1, d)
     }
 
     fn scaled(&self, rows: Rows<'_, Buf>, d: usize, factor: f64, out: &mut Buf) -> Result<()> {
@@ -326,7 +330,7 @@ impl SaeOps for Cuda {
             .project_rows(&self.gpu, shape, w, grad, count(rows), count(d))
     }
 
-    fn sum_squares(&self, buffers: &[(&Buf, usize)]) -> Result<f64> {
+    fn sum_squares(&self, buffers: &[(&Buf, usize)]) -> Result<Later> {
         self.squares(buffers)
     }
 

@@ -1,6 +1,7 @@
 //! Sums whose order depends on shapes alone: partial sums of stretches, then the sum of those.
 
 use super::Cuda;
+use super::later::Later;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
 use crate::domain::Result;
@@ -11,26 +12,22 @@ const PARTIALS: usize = 1024;
 pub const SUMS: usize = 32 * 8;
 
 impl Cuda {
-    /// The sum of each of `rows` rows of `partials` [rows, n], on the host.
-    pub(super) fn sum_rows(
-        &self,
-        partials: &Memory<f64>,
-        rows: usize,
-        n: usize,
-    ) -> Result<Vec<f64>> {
-        let mut sums = Memory::zeros(&self.gpu, rows)?;
+    /// The sum of each of `rows` rows of `partials` [rows, n].
+    pub(super) fn sum_rows(&self, partials: &Memory<f64>, rows: usize, n: usize) -> Result<Later> {
+        let sums = self.later(rows)?;
         self.kernels.sum_rows(
             &self.gpu,
             Shape::blocks(rows, 1024).shared(SUMS),
             partials.input(0, rows * n),
-            sums.output(rows),
+            sums.memory().output(sums.at + rows),
             count(n),
+            count(sums.at),
         )?;
-        sums.to_host()
+        Ok(sums)
     }
 
-    /// The squares of the first numbers of all buffers together, for which the host waits once.
-    pub(super) fn squares(&self, buffers: &[(&Memory<f32>, usize)]) -> Result<f64> {
+    /// The squares of the first numbers of all buffers together.
+    pub(super) fn squares(&self, buffers: &[(&Memory<f32>, usize)]) -> Result<Later> {
         // Stretches depend on the lengths alone.
         let parts = buffers.iter().map(|&(buffer, len)| {
             let stretch = len.div_ceil(PARTIALS).max(4096).next_multiple_of(4);
@@ -51,7 +48,7 @@ impl Cuda {
             )?;
             first += blocks;
         }
-        Ok(self.sum_rows(&partials, 1, all)?[0])
+        self.sum_rows(&partials, 1, all)
     }
 
     /// Partial sums of the columns of `rows`, in f64, and how many there are of each.

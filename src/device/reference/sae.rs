@@ -48,6 +48,11 @@ fn decode_row<R: Real>(work: &Decode<'_, Reference<R>>, b: usize, width: usize) 
 
 impl<R: Real> SaeOps for Reference<R> {
     type Codes = Codes<R>;
+    type Later = Vec<f64>;
+
+    fn numbers(&self, later: Vec<Vec<f64>>) -> Result<Vec<Vec<f64>>> {
+        Ok(later)
+    }
 
     fn new_codes(&self) -> Codes<R> {
         Codes {
@@ -111,14 +116,14 @@ impl<R: Real> SaeOps for Reference<R> {
         codes: &Codes<R>,
         rule: &Rule<'_, Vec<R>>,
         values: &mut Vec<R>,
-    ) -> Result<u64> {
+    ) -> Result<Vec<f64>> {
         let mut active = 0;
         for (e, &j) in codes.host.latent.iter().enumerate() {
             let a = rule.value(j as usize, codes.host.pre[e].to_f64());
-            active += u64::from(a != 0.0);
+            active += usize::from(a != 0.0);
             values[e] = R::from_f64(a);
         }
-        Ok(active)
+        Ok(vec![active as f64])
     }
 
     fn activate_backward(
@@ -129,8 +134,8 @@ impl<R: Real> SaeOps for Reference<R> {
         pre_act: Option<&PreAct<'_, Vec<R>, Vec<u32>>>,
         da: &Vec<R>,
         grads: &mut EdgeGrads<'_, Vec<R>>,
-    ) -> Result<[f64; 2]> {
-        let mut losses = [0.0; 2];
+    ) -> Result<Vec<f64>> {
+        let mut losses = vec![0.0; 2];
         for b in 0..codes.tokens() {
             let pre = |e: usize| codes.host.pre[e].to_f64();
             let active = |&(e, j): &(usize, usize)| rule.value(j, pre(e)) != 0.0;
@@ -267,14 +272,14 @@ impl<R: Real> SaeOps for Reference<R> {
         Ok(())
     }
 
-    fn spread(&self, rows: Rows<'_, Vec<R>>, d: usize) -> Result<f64> {
+    fn spread(&self, rows: Rows<'_, Vec<R>>, d: usize) -> Result<Vec<f64>> {
         let mut total = 0.0;
         for c in 0..d {
             let column = || (0..rows.count).map(|b| rows.buf[(rows.first + b) * d + c].to_f64());
             let mean = column().sum::<f64>() / rows.count as f64;
             total += column().map(|v| (v - mean).powi(2)).sum::<f64>();
         }
-        Ok(total)
+        Ok(vec![total])
     }
 
     fn scaled(
@@ -405,11 +410,11 @@ impl<R: Real> SaeOps for Reference<R> {
         Ok(())
     }
 
-    fn sum_squares(&self, buffers: &[(&Vec<R>, usize)]) -> Result<f64> {
+    fn sum_squares(&self, buffers: &[(&Vec<R>, usize)]) -> Result<Vec<f64>> {
         let squares = |&(buf, len): &(&Vec<R>, usize)| -> f64 {
             buf[..len].iter().map(|v| v.to_f64() * v.to_f64()).sum()
         };
-        Ok(buffers.iter().map(squares).sum())
+        Ok(vec![buffers.iter().map(squares).sum()])
     }
 
     fn adam(

@@ -59,7 +59,7 @@ pub struct Results<'a, D: SaeOps> {
     /// How often each latent fired \[d_sae\]; added to.
     pub fired: &'a mut D::Ints,
     /// Losses and counts; added to.
-    pub losses: Losses,
+    pub losses: Pending<D::Later>,
 }
 
 /// Losses and counts of a batch.
@@ -75,6 +75,52 @@ pub struct Losses {
     pub least_key: Option<f64>,
     /// ‖x̂ − y‖² of each token, where it was asked for.
     pub token_errors: Vec<f64>,
+}
+
+/// What numbers add to losses.
+type Then = Box<dyn FnOnce(&[f64], &mut Losses)>;
+
+/// Losses of which the device may not have all numbers yet.
+pub struct Pending<L> {
+    known: Losses,
+    later: Vec<L>,
+    then: Vec<Then>,
+}
+
+impl<L> Default for Pending<L> {
+    fn default() -> Self {
+        Self {
+            known: Losses::default(),
+            later: Vec::new(),
+            then: Vec::new(),
+        }
+    }
+}
+
+impl<L> Pending<L> {
+    fn add(&mut self, later: L, then: impl FnOnce(&[f64], &mut Losses) + 'static) {
+        self.later.push(later);
+        self.then.push(Box::new(then));
+    }
+
+    /// Adds one number to a part of the loss.
+    fn add_part(&mut self, part: &'static str, later: L) {
+        self.add(later, move |sums, losses| losses.add(part, sums[0]));
+    }
+
+    /// What is waited for.
+    pub fn take(&mut self) -> Vec<L> {
+        std::mem::take(&mut self.later)
+    }
+
+    /// The losses, given the numbers of what was taken.
+    pub fn finish(self, numbers: &[Vec<f64>]) -> Losses {
+        let mut losses = self.known;
+        for (then, numbers) in self.then.into_iter().zip(numbers) {
+            then(numbers, &mut losses);
+        }
+        losses
+    }
 }
 
 impl Losses {
@@ -154,7 +200,7 @@ impl<D: SaeOps> Pass<'_, D> {
                 .iter()
                 .zip(out)
                 .map(|(y, x)| (x.to_f64() - y.to_f64()).powi(2));
-            to.losses.token_errors.push(squares.sum());
+            to.losses.known.token_errors.push(squares.sum());
         }
         Ok(())
     }

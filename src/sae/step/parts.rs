@@ -112,7 +112,7 @@ impl<D: SaeOps> Pass<'_, D> {
             self.device.encode(&self.product(x), &mut [main])?;
         }
         if topk.pool == Pool::Batch {
-            to.losses.least_key = self.device.least_positive(&codes.main, scale)?;
+            to.losses.known.least_key = self.device.least_positive(&codes.main, scale)?;
         }
         Ok(())
     }
@@ -143,7 +143,9 @@ impl<D: SaeOps> Pass<'_, D> {
             .work
             .values
             .at_least(self.device, self.device.edges(codes))?;
-        to.losses.active += self.device.activate(codes, rule, values)?;
+        let active = self.device.activate(codes, rule, values)?;
+        to.losses
+            .add(active, |active, losses| losses.active += active[0] as u64);
         self.device.count_fired(codes, values, to.fired)
     }
 
@@ -175,18 +177,21 @@ impl<D: SaeOps> Pass<'_, D> {
         let (grad, da) = (&mut work.grad, &mut work.da);
         let errors = self.fit(&fit, part.y.count, Some(out), grad, da)?;
         self.decoder_grads(&fit, part, work.grad.get(), part.more, to.grads)?;
-        for (error, Prefix { width, .. }) in errors.iter().zip(&prefixes) {
-            let name = match *width == d_sae {
-                true => "mse_loss".to_owned(),
-                false => format!("inner_mse_loss_{width}"),
-            };
-            to.losses.add(&name, error / self.tokens as f64);
-        }
-        to.losses.squared_error += errors.last().copied().unwrap_or_default();
+        let tokens = self.tokens as f64;
+        to.losses.add(errors, move |errors, losses| {
+            for (error, Prefix { width, .. }) in errors.iter().zip(&prefixes) {
+                let name = match *width == d_sae {
+                    true => "mse_loss".to_owned(),
+                    false => format!("inner_mse_loss_{width}"),
+                };
+                losses.add(&name, error / tokens);
+            }
+            losses.squared_error += errors.last().copied().unwrap_or_default();
+        });
         Ok(())
     }
 
-    /// Reconstructs `tokens` tokens; returns Σ‖x̂ − y‖² of each prefix.
+    /// Reconstructs `tokens` tokens; later Σ‖x̂ − y‖² of each prefix.
     pub(super) fn fit(
         &self,
         fit: &Fit<'_, D>,
@@ -194,7 +199,7 @@ impl<D: SaeOps> Pass<'_, D> {
         out: Option<&mut D::Buf>,
         grad: &mut Scratch<D::Buf>,
         da: &mut Scratch<D::Buf>,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<D::Later> {
         let d_out = self.dims.d_out;
         let work = Reconstruct {
             decode: Decode {

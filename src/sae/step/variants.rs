@@ -34,9 +34,8 @@ impl<D: SaeOps> Pass<'_, D> {
             ..EdgeGrads::only(work.dp.at_least(device, edges)?)
         };
         let da = work.da.get();
-        let [l1, _] =
-            device.activate_backward(codes, &Rule::Relu, &penalty, None, da, &mut grads)?;
-        to.losses.add("l1_loss", l1);
+        let l1 = device.activate_backward(codes, &Rule::Relu, &penalty, None, da, &mut grads)?;
+        to.losses.add_part("l1_loss", l1);
         self.sum_norm_grads(codes, part, to)?;
         self.grads_from_dp(codes, part, part.more, to)
     }
@@ -68,7 +67,7 @@ impl<D: SaeOps> Pass<'_, D> {
         if self.uses_aux(topk) {
             self.auxk(topk, part, aux, to)?;
         } else if topk.aux_coefficient > 0.0 {
-            to.losses.add(AUXILIARY, 0.0);
+            to.losses.known.add(AUXILIARY, 0.0);
         }
         Ok(())
     }
@@ -102,7 +101,9 @@ impl<D: SaeOps> Pass<'_, D> {
         };
         let errors = self.fit(&fit, part.y.count, None, &mut work.grad, &mut work.dp)?;
         self.decoder_grads(&fit, part, work.grad.get(), true, to.grads)?;
-        to.losses.add(AUXILIARY, factor * errors[0]);
+        to.losses.add(errors, move |errors, losses| {
+            losses.add(AUXILIARY, factor * errors[0]);
+        });
         self.grads_from_dp(codes, part, true, to)
     }
 
@@ -143,11 +144,14 @@ impl<D: SaeOps> Pass<'_, D> {
             ..EdgeGrads::only(work.dp.at_least(device, edges)?)
         };
         let (da, pre) = (work.da.get(), pre_act.as_ref());
-        let [l0, pre] = device.activate_backward(codes, &rule, &penalty, pre, da, &mut grads)?;
-        to.losses.add("l0_loss", l0);
-        if pre_act.is_some() {
-            to.losses.add("pre_act_loss", pre);
-        }
+        let sums = device.activate_backward(codes, &rule, &penalty, pre, da, &mut grads)?;
+        let with_dead = pre_act.is_some();
+        to.losses.add(sums, move |sums, losses| {
+            losses.add("l0_loss", sums[0]);
+            if with_dead {
+                losses.add("pre_act_loss", sums[1]);
+            }
+        });
         let sums = to.grads.threshold.as_mut().expect(BUILT);
         device.latent_sums(codes, work.d_first.get(), sums, part.more)?;
         self.sum_norm_grads(codes, part, to)?;
@@ -182,7 +186,10 @@ impl<D: SaeOps> Pass<'_, D> {
         };
         let errors = self.fit(&gate, part.y.count, None, &mut work.grad, &mut work.gate_da)?;
         self.decoder_grads(&gate, part, work.grad.get(), true, to.grads)?;
-        to.losses.add(AUXILIARY, errors[0] / self.tokens as f64);
+        let tokens = self.tokens as f64;
+        to.losses.add(errors, move |errors, losses| {
+            losses.add(AUXILIARY, errors[0] / tokens);
+        });
 
         let edges = device.edges(codes);
         let penalty = Penalty::L1 {
@@ -194,9 +201,8 @@ impl<D: SaeOps> Pass<'_, D> {
             ..EdgeGrads::only(work.dp.at_least(device, edges)?)
         };
         let da = work.gate_da.get();
-        let [l1, _] =
-            device.activate_backward(codes, &Rule::Relu, &penalty, None, da, &mut grads)?;
-        to.losses.add("l1_loss", l1);
+        let l1 = device.activate_backward(codes, &Rule::Relu, &penalty, None, da, &mut grads)?;
+        to.losses.add_part("l1_loss", l1);
         device.latent_sums(codes, work.dp.get(), &mut to.grads.b_enc, part.more)?;
 
         let mut grads = EdgeGrads {
