@@ -23,15 +23,18 @@ DEVICE float warp_max(float v) {
 }
 }  // namespace
 
-// out[r] = table[ids[r]] * scale + positions[at[r]]. A block is a row.
+// out[r] = table[ids[r]] * scale + positions[at[r]]. A block is a row. The table is in f32, or
+// `coded` has it in bf16.
 KERNEL(embed, 256)
-(const float* __restrict__ table, const float* __restrict__ positions,
- const u32* __restrict__ ids, const u32* __restrict__ at, float* __restrict__ out, float scale,
- u32 d) {
+(const float* __restrict__ table, const u16* __restrict__ coded,
+ const float* __restrict__ positions, const u32* __restrict__ ids, const u32* __restrict__ at,
+ float* __restrict__ out, float scale, u32 d) {
   const u32 r = blockIdx.x;
   for (u32 c = threadIdx.x; c < d; c += blockDim.x) {
     const float added = positions ? positions[(u64)at[r] * d + c] : 0.0f;
-    out[(u64)r * d + c] = table[(u64)ids[r] * d + c] * scale + added;
+    const u64 i = (u64)ids[r] * d + c;
+    const float token = coded ? __uint_as_float((u32)coded[i] << 16) : table[i];
+    out[(u64)r * d + c] = token * scale + added;
   }
 }
 EXPORT(embed)

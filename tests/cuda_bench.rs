@@ -147,6 +147,13 @@ fn a_language_model_is_told_with_its_kernels() {
         assert_eq!(launches(profile, "attention"), f64::from(blocks));
         assert_eq!(launches(profile, "loss_tile") > 0.0, blocks == 3);
     }
+    let held = &["--precision", "bf16", "--logits", "--json"];
+    let output = bench(&[&args[..], held].concat()).unwrap();
+    let figures: Value = serde_json::from_str(&said(&output)).unwrap();
+    assert_eq!(figures["precision"], "bf16");
+    // Four products a block and one of the head, all of them on tensor cores.
+    assert_eq!(launches(&figures["profile"], "product_nt"), 0.0);
+    assert_eq!(launches(&figures["profile"], "product_bf16"), 13.0);
     let text = said(&bench(&[&args[..], &["--logits"]].concat()).unwrap());
     for part in [
         "emulated GPU",

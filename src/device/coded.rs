@@ -135,6 +135,14 @@ impl Coded {
         }
     }
 
+    /// The bits of all weights [n, k], where they are bf16.
+    pub fn bf16_bits(&self) -> Option<&[u16]> {
+        match &self.codes {
+            Codes::Bf16(codes) => Some(codes.reinterpret_cast()),
+            _ => None,
+        }
+    }
+
     /// `out` = the columns from `start` on of `row`, as many as `out` has. `start` is a
     /// multiple of 64.
     pub fn decode(&self, row: usize, start: usize, out: &mut [f32]) {

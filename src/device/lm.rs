@@ -92,15 +92,15 @@ pub struct Span {
 }
 
 /// Token embeddings [vocab, d_model].
-pub enum Table<D: Device> {
+pub enum Table<D: LmOps> {
     /// As they are.
     Plain(D::Buf),
     /// In codes.
-    Coded(Coded),
+    Coded(D::CodedTable),
 }
 
 /// The rows that open the residual stream: `table[id] · scale + positions[p]`.
-pub struct Embed<'a, D: Device> {
+pub struct Embed<'a, D: LmOps> {
     /// Token embeddings [vocab, d_model].
     pub table: &'a Table<D>,
     /// Learned positions [max_positions, d_model].
@@ -175,12 +175,17 @@ impl<D: Device> Attention<'_, D> {
 pub trait LmOps: Device + Sized {
     /// A weight matrix in the form that products want.
     type Weight: Send + Sync;
+    /// A table in codes, of which single rows are read.
+    type CodedTable: Send + Sync;
 
     /// Prepares `w` [n, k], row-major.
     fn pack(&self, w: &[Self::Real], n: usize, k: usize) -> Result<Self::Weight>;
 
     /// Prepares a matrix that is held in codes.
     fn pack_coded(&self, w: Coded) -> Result<Self::Weight>;
+
+    /// Prepares a table that is held in codes.
+    fn hold_coded(&self, table: Coded) -> Result<Self::CodedTable>;
 
     /// Writes the rows that open the residual stream.
     fn embed(&self, work: &Embed<'_, Self>, out: &mut Self::Buf) -> Result<()>;

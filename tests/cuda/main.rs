@@ -8,6 +8,7 @@ mod device_suite;
 
 mod cache;
 mod faults;
+mod lm;
 mod mutants;
 mod operations;
 mod planted;

@@ -231,8 +231,8 @@ kernels! {
     }
     "lm.cu" {
         embed(
-            table: Floats<'_>, positions: Option<Floats<'_>>, ids: Ints<'_>, at: Ints<'_>,
-            out: Out<'_, f32>, scale: f32, d: u32,
+            table: Option<Floats<'_>>, coded: Option<In<'_, u16>>, positions: Option<Floats<'_>>,
+            ids: Ints<'_>, at: Ints<'_>, out: Out<'_, f32>, scale: f32, d: u32,
         );
         norm_rows(
             x: Floats<'_>, weight: Floats<'_>, bias: Option<Floats<'_>>, out: Out<'_, f32>,

@@ -210,7 +210,12 @@ impl<T: bytemuck::Pod> Memory<T> {
 
     /// The first `len` numbers, for a kernel to write, or to read and write.
     pub fn output(&mut self, len: usize) -> Out<'_, T> {
-        Out(self.place(0, len), PhantomData)
+        self.output_at(0, len)
+    }
+
+    /// `len` numbers from `at`, for a kernel to write, or to read and write.
+    pub fn output_at(&mut self, at: usize, len: usize) -> Out<'_, T> {
+        Out(self.place(at, len), PhantomData)
     }
 }
 

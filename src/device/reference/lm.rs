@@ -170,6 +170,7 @@ fn logits<R: Real>(x: &[R], head: &Head<Reference<R>>) -> Vec<f64> {
 
 impl<R: Real> LmOps for Reference<R> {
     type Weight = Matrix<R>;
+    type CodedTable = Coded;
 
     fn pack(&self, w: &[R], n: usize, k: usize) -> Result<Matrix<R>> {
         let mut rows = self.allocate(n * k)?;
@@ -187,6 +188,10 @@ impl<R: Real> LmOps for Reference<R> {
             values.for_each(|(to, v)| *to = R::from_f64(f64::from(*v)));
         }
         Ok(Matrix { rows, k })
+    }
+
+    fn hold_coded(&self, table: Coded) -> Result<Coded> {
+        Ok(table)
     }
 
     fn embed(&self, work: &Embed<'_, Self>, out: &mut Vec<R>) -> Result<()> {

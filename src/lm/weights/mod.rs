@@ -134,7 +134,7 @@ impl<'a, D: LmOps> Loader<'a, D> {
             self.head(&rows)?
         };
         let table = match Coded::new(&table, d, self.precision)? {
-            Some(coded) => Table::Coded(coded),
+            Some(coded) => Table::Coded(self.device.hold_coded(coded)?),
             None => Table::Plain(self.upload(table)?),
         };
         Ok((table, head))

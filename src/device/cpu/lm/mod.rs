@@ -40,6 +40,7 @@ fn for_rows(
 
 impl LmOps for Cpu {
     type Weight = weight::Weight;
+    type CodedTable = Coded;
 
     fn pack(&self, w: &[f32], n: usize, k: usize) -> Result<weight::Weight> {
         // Packing aborts where it finds no memory: ask before.
@@ -51,6 +52,10 @@ impl LmOps for Cpu {
 
     fn pack_coded(&self, w: Coded) -> Result<weight::Weight> {
         Ok(weight::Weight::Coded(w))
+    }
+
+    fn hold_coded(&self, table: Coded) -> Result<Coded> {
+        Ok(table)
     }
 
     fn embed(&self, work: &Embed<'_, Self>, out: &mut Vec<f32>) -> Result<()> {

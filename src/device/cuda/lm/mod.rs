@@ -1,4 +1,6 @@
-//! The language model's forward as kernel launches; products are those of the encoder.
+//! The language model's forward as kernel launches.
+
+mod product;
 
 use super::Cuda;
 use super::launch::{Shape, count};
@@ -9,6 +11,7 @@ use crate::device::lm::{
     Table,
 };
 use crate::domain::{Code, Error, Result};
+use product::Matrix;
 
 type Buf = Memory<f32>;
 
@@ -18,13 +21,6 @@ const NOT_THERE: u32 = u32::MAX;
 const MOST_HEAD: usize = 512;
 /// Bytes of logits that are there at a time.
 const LOGITS: usize = 64 << 20;
-
-/// A weight matrix [n, k].
-pub struct Matrix {
-    rows: Buf,
-    n: usize,
-    k: usize,
-}
 
 /// Which parts of rows a norm is for: `each` stretches from `offset` of rows of `stride`.
 struct Stretches {
@@ -39,24 +35,17 @@ fn cap(softcap: Option<f64>) -> f32 {
 }
 
 impl Cuda {
-    fn apply(
+    /// out [rows, n] = x [rows, k] through `layer`.
+    fn through(
         &self,
         x: In<'_, f32>,
         rows: usize,
-        w: &Matrix,
-        bias: Option<&Buf>,
+        layer: &Linear<Self>,
         out: &mut Buf,
     ) -> Result<()> {
-        self.product(
-            x,
-            None,
-            w.rows.input(0, w.n * w.k),
-            None,
-            bias.map(|bias| bias.input(0, w.n)),
-            out,
-            [rows, w.n, w.k],
-            w.n,
-        )
+        let (w, bias) = (&layer.weight, layer.bias.as_ref());
+        let factor = w.factor(self, x, rows)?;
+        w.apply(self, &factor, bias, out.output(rows * w.n), w.n)
     }
 
     fn norm_in_place(&self, buf: &mut Buf, norm: &Norm<Self>, of: &Stretches) -> Result<()> {
@@ -94,28 +83,26 @@ impl Cuda {
     }
 }
 
-/// Kernels that read codes.
-fn unbuilt() -> Error {
-    let message = "GPUs hold language models in f32 only, as yet";
-    Error::new(Code::ModelUnsupported, "model.precision", message)
-        .hint("set it to f32, or run with --device cpu")
-}
-
 impl LmOps for Cuda {
     type Weight = Matrix;
+    type CodedTable = Memory<u16>;
 
     fn pack(&self, w: &[f32], n: usize, k: usize) -> Result<Matrix> {
-        let rows = Memory::of(&self.gpu, &w[..n * k])?;
-        Ok(Matrix { rows, n, k })
+        Matrix::plain(self, w, n, k)
     }
 
-    fn pack_coded(&self, _: Coded) -> Result<Matrix> {
-        Err(unbuilt())
+    fn pack_coded(&self, w: Coded) -> Result<Matrix> {
+        Matrix::coded(self, &w)
+    }
+
+    fn hold_coded(&self, table: Coded) -> Result<Memory<u16>> {
+        Memory::of(&self.gpu, product::bits(&table)?)
     }
 
     fn embed(&self, work: &Embed<'_, Self>, out: &mut Buf) -> Result<()> {
-        let Table::Plain(table) = work.table else {
-            return Err(unbuilt());
+        let (plain, coded) = match work.table {
+            Table::Plain(table) => (Some(table.input(0, table.len())), None),
+            Table::Coded(table) => (None, Some(table.input(0, table.len()))),
         };
         let (rows, d) = (work.ids.len(), work.d_model);
         let ids = Memory::of(&self.gpu, work.ids)?;
@@ -123,7 +110,8 @@ impl LmOps for Cuda {
         self.kernels.embed(
             &self.gpu,
             Shape::blocks(rows, 256),
-            table.input(0, table.len()),
+            plain,
+            coded,
             work.positions
                 .map(|positions| positions.input(0, positions.len())),
             ids.input(0, rows),
@@ -153,8 +141,7 @@ impl LmOps for Cuda {
     }
 
     fn linear(&self, x: &Buf, rows: usize, layer: &Linear<Self>, out: &mut Buf) -> Result<()> {
-        let w = &layer.weight;
-        self.apply(x.input(0, rows * w.k), rows, w, layer.bias.as_ref(), out)
+        self.through(x.input(0, rows * layer.weight.k), rows, layer, out)
     }
 
     fn attention(&self, work: &Attention<'_, Self>, qkv: &mut Buf, out: &mut Buf) -> Result<()> {
@@ -240,7 +227,7 @@ impl LmOps for Cuda {
         let (up, down, d) = (&mlp.up, &mlp.down, mlp.d_mlp);
         let mut inner = Memory::new(&self.gpu, rows * up.weight.n)?;
         let x = x.input(0, rows * up.weight.k);
-        self.apply(x, rows, &up.weight, up.bias.as_ref(), &mut inner)?;
+        self.through(x, rows, up, &mut inner)?;
         let mut active = Memory::new(&self.gpu, rows * d)?;
         let kind = match mlp.activation {
             Activation::Gelu => 0,
@@ -259,17 +246,17 @@ impl LmOps for Cuda {
             u32::from(mlp.gated),
         )?;
         let active = active.input(0, rows * d);
-        self.apply(active, rows, &down.weight, down.bias.as_ref(), out)
+        self.through(active, rows, down, out)
     }
 
     fn logits(&self, x: &Buf, rows: usize, head: &Head<Self>, out: &mut Buf) -> Result<()> {
-        let k = head.tiles[0].k;
+        let first = &head.tiles[0];
+        let factor = first.factor(self, x.input(0, rows * first.k), rows)?;
         for (i, tile) in head.tiles.iter().enumerate() {
-            let mut part = Memory::new(&self.gpu, rows * tile.n)?;
-            self.apply(x.input(0, rows * k), rows, tile, None, &mut part)?;
-            for r in 0..rows {
-                out.copy(r * head.vocab + i * head.tile, &part, r * tile.n, tile.n)?;
-            }
+            let all = rows * head.vocab;
+            let from = all.min(i * head.tile);
+            let part = out.output_at(from, all - from);
+            tile.apply(self, &factor, None, part, head.vocab)?;
         }
         if head.softcap.is_some() {
             let n = rows * head.vocab;
@@ -290,8 +277,9 @@ impl LmOps for Cuda {
             let n = chunk.min(rows - from);
             let wanted = &targets[from..from + n];
             let on_gpu = Memory::of(&self.gpu, wanted)?;
+            let factor = head.tiles[0].factor(self, x.input(from * k, n * k), n)?;
             for (i, tile) in head.tiles.iter().enumerate() {
-                self.apply(x.input(from * k, n * k), n, tile, None, &mut logits)?;
+                tile.apply(self, &factor, None, logits.output(n * tile.n), tile.n)?;
                 self.kernels.loss_tile(
                     &self.gpu,
                     Shape::warps(n),

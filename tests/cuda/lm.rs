@@ -1,0 +1,100 @@
+//! Operations of the language model at shapes that fill no tile, against the f64 reference.
+
+use super::cuda_double::gpu;
+use super::device_suite::{coarse, down, fine, up};
+use backpropd::device::coded::Coded;
+use backpropd::device::cuda::Cuda;
+use backpropd::device::lm::{Head, Linear, LmOps, NO_TARGET};
+use backpropd::device::reference::Reference;
+use backpropd::domain::Precision;
+
+/// Orders of threads and blocks: ascending, descending, shuffled.
+pub const SCHEDULES: [i64; 3] = [0, 1, 77];
+
+pub fn scheduled(schedule: i64) -> Option<Cuda> {
+    let gpu = gpu()?;
+    gpu.schedule(schedule);
+    Some(gpu.open())
+}
+
+#[track_caller]
+pub fn assert_close(got: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let square: f64 = expected.iter().map(|e| e * e).sum();
+    let rms = (square / expected.len() as f64).sqrt();
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (got - expected).abs();
+        assert!(
+            error <= tolerance * (expected.abs() + rms),
+            "{what}: element {i}: {got} for {expected}"
+        );
+    }
+}
+
+/// Numbers that bf16 holds, so that nothing is lost by rounding them.
+fn matrix<D: LmOps>(device: &D, n: usize, k: usize, seed: u32) -> D::Weight {
+    let values: Vec<f32> = coarse(n * k, seed).iter().map(|v| *v as f32).collect();
+    let coded = Coded::new(&values, k, Precision::Bf16).unwrap().unwrap();
+    device.pack_coded(coded).unwrap()
+}
+
+fn linear<D: LmOps>(device: &D, [m, n, k]: [usize; 3]) -> Vec<f64> {
+    let layer = Linear {
+        weight: matrix(device, n, k, 1),
+        bias: Some(up(device, &fine(n, 2))),
+    };
+    let x = up(device, &coarse(m * k, 3));
+    let mut out = up(device, &vec![7.0; m * n + 3]);
+    device.linear(&x, m, &layer, &mut out).unwrap();
+    down(device, &out)
+}
+
+#[test]
+fn products_with_bf16_weights_are_exact_where_bf16_is() {
+    for shape in [[1, 1, 1], [5, 33, 70], [130, 129, 31], [129, 257, 96]] {
+        let expected = linear(&Reference::<f64>::new(), shape);
+        for schedule in SCHEDULES {
+            let Some(device) = scheduled(schedule) else {
+                return;
+            };
+            let got = linear(&device, shape);
+            assert_close(&got, &expected, 1e-6, &format!("{shape:?}"));
+        }
+    }
+}
+
+/// Logits and losses with a vocabulary of three tiles, the last one short.
+fn head<D: LmOps>(device: &D, softcap: Option<f64>) -> (Vec<f64>, Vec<f64>) {
+    let (d, vocab, tile, rows) = (20, 83, 40, 70);
+    let tiles = [40, 40, 3].into_iter().zip(0..);
+    let head = Head {
+        tiles: tiles.map(|(n, seed)| matrix(device, n, d, seed)).collect(),
+        tile,
+        vocab,
+        softcap,
+    };
+    let x = up(device, &coarse(rows * d, 9));
+    let mut logits = up(device, &vec![0.0; rows * vocab]);
+    device.logits(&x, rows, &head, &mut logits).unwrap();
+    let targets: Vec<u32> = (0..rows as u32)
+        .map(|r| if r % 5 == 0 { NO_TARGET } else { r * 7 % 83 })
+        .collect();
+    let mut losses = vec![-1.0; rows];
+    device.losses(&x, &head, &targets, &mut losses).unwrap();
+    (down(device, &logits), losses)
+}
+
+#[test]
+fn logits_and_losses_of_bf16_weights_agree_with_the_reference() {
+    for softcap in [None, Some(3.0)] {
+        let (expected, expected_losses) = head(&Reference::<f64>::new(), softcap);
+        for schedule in SCHEDULES {
+            let Some(device) = scheduled(schedule) else {
+                return;
+            };
+            let (logits, losses) = head(&device, softcap);
+            assert_close(&logits, &expected, 1e-6, "logits");
+            assert_close(&losses, &expected_losses, 1e-5, "losses");
+        }
+    }
+}
