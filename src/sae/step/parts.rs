@@ -30,9 +30,12 @@ impl<D: SaeOps> Pass<'_, D> {
         to: &mut Results<'_, D>,
     ) -> Result<()> {
         let Dims { d_out, d_sae, .. } = self.dims;
-        let norms = to.work.norms.at_least(self.device, d_sae)?;
-        self.device
-            .row_norms(&self.params.w_dec, d_sae, d_out, norms)?;
+        // TopK that chooses by p alone has no use for norms, which are a reading of W_dec.
+        if !matches!(&self.spec.variant, Variant::TopK(topk) if !topk.rescale) {
+            let norms = to.work.norms.at_least(self.device, d_sae)?;
+            self.device
+                .row_norms(&self.params.w_dec, d_sae, d_out, norms)?;
+        }
         let lower = to.work.lower.at_least(self.device, d_sae)?;
         match &self.spec.variant {
             Variant::TopK(topk) => return self.encode_topk(topk, x, codes, to),
