@@ -27,13 +27,13 @@ DEVICE Ring ring_of(u16* shared) {
   return ring;
 }
 
-// a . b^T, with a [m, .] and b [n, .] in panels, `depths` of them deep. As many blocks as there
+// a . b^T + bias, with a [m, .] and b [n, .] in panels, `depths` of them deep. As many blocks as there
 // are multiprocessors take a tile after the other: eight warps multiply, and one thread of the
 // ninth has the next panels copied wherever there is room, also while the sums of a tile are
 // handed on. Tiles that follow each other share their panels of b.
 template <class Out>
-DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const Out& out, u32 m, u32 n,
-                     u32 depths) {
+DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const u32* pick,
+                     const float* bias, const Out& out, u32 m, u32 n, u32 depths) {
   if (threadIdx.x == 0) {
     for (u32 s = 0; s < STAGES; ++s) {
       barrier_init(ring.full + s, 1);
@@ -62,6 +62,7 @@ DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const Out& ou
   const u32 group = threadIdx.x >> 7, lane = lane_id();
   float sum[128];
   for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    const u32 i0 = tile % down * M + warp_id() * 16 + (lane >> 2), j0 = tile / down * N + (lane & 3) * 2;
     for (u32 d = 0; d < depths; ++d, ++turn) {
       const u32 s = turn % STAGES;
       barrier_wait(ring.full + s, turn / STAGES & 1);
@@ -77,9 +78,10 @@ DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const Out& ou
     }
     warpgroup_wait<0>();
     if (lane == 0) barrier_arrive(ring.empty + (turn + STAGES - 1) % STAGES);
-    const u32 i0 = tile % down * M + warp_id() * 16 + (lane >> 2), j0 = tile / down * N + (lane & 3) * 2;
     out.take(tile_of<2, 32>([&](u32 i) { return i0 + i * 8; }, [&](u32 j) { return j0 + j * 8; },
-                            [&](u32 i, u32 j, u32 q) { return sum[4 * j + 2 * i + q]; }),
+                            [&](u32 i, u32 j, u32 q) {
+                              return sum[4 * j + 2 * i + q] + bias_of(bias, pick, j0 + j * 8 + q, n);
+                            }),
              m, n);
   }
 }
@@ -92,7 +94,7 @@ KERNEL(product_hopper, 288)
  const float* __restrict__ bias, float* __restrict__ c, u32 m, u32 n, u32 depths, u32 columns) {
 #ifdef WARPGROUPS
   SHARED(u16, shared);
-  multiply(ring_of(shared), a, b, Store{bias, pick, c, columns}, m, n, depths);
+  multiply(ring_of(shared), a, b, pick, bias, Store{c, columns}, m, n, depths);
 #endif
 }
 EXPORT(product_hopper)
@@ -106,8 +108,8 @@ KERNEL(append_hopper, 288)
 #ifdef WARPGROUPS
   SHARED(u16, shared);
   const Ring ring = ring_of(shared);
-  multiply(ring, a, b,
-           Append{bias, scale, bounds, counts, keys, pres, first, capacity, ring.staged}, m, n,
+  multiply(ring, a, b, nullptr, bias,
+           Append{scale, bounds, counts, keys, pres, first, capacity, ring.staged}, m, n,
            depths);
 #endif
 }

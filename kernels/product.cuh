@@ -21,10 +21,13 @@ DEVICE Tile<ROWS, PAIRS, RowAt, ColumnAt, SumAt> tile_of(RowAt row, ColumnAt col
   return {row, column, sum};
 }
 
-// c [m, columns] = sum + bias. Where `pick` is there, column l has the bias of latent pick[l].
+// What is added to the sums of column l. Where `pick` is there, the column is of latent pick[l].
+DEVICE float bias_of(const float* bias, const u32* pick, u32 l, u32 n) {
+  return bias && l < n ? __ldg(bias + (pick ? __ldg(pick + l) : l)) : 0.0f;
+}
+
+// c [m, columns] = the sums.
 struct Store {
-  const float* bias;
-  const u32* pick;
   float* c;
   u32 columns;
 
@@ -35,11 +38,10 @@ struct Store {
       for (u32 q = 0; q < 2; ++q) {
         const u32 l = tile.column(j) + q;
         if (l >= n) continue;
-        const float b = bias ? bias[pick ? pick[l] : l] : 0.0f;
 #pragma unroll
         for (u32 i = 0; i < T::rows; ++i) {
           const u32 r = tile.row(i);
-          if (r < m) c[(u64)r * columns + l] = tile.sum(i, j, q) + b;
+          if (r < m) c[(u64)r * columns + l] = tile.sum(i, j, q);
         }
       }
   }
@@ -49,9 +51,10 @@ struct Store {
 // which whoever sorts them does not see. A list holds `capacity`; its count goes on beyond that.
 // NaN, and everything where the bound is NaN, is appended.
 //
-// What passes is gathered in shared memory first, STAGED a warp; then every lane asks for a place
-// for another one. (Whoever asked where it was found kept its warp waiting, one after the other:
-// that took longer than the product.)
+// Sums are looked at in batches without a branch, and most batches end there. What passes is
+// gathered in shared memory, STAGED a warp; then every lane asks for a place for another one.
+// (Whoever asked where it was found kept its warp waiting, and so did a vote for each sum: either
+// took longer than the product.)
 constexpr u32 STAGED = 128;
 
 // What a warp gathers.
@@ -61,7 +64,6 @@ struct Staged {
 };
 
 struct Append {
-  const float* bias;
   const float* scale;
   const float* bounds;
   u32* counts;
@@ -71,51 +73,67 @@ struct Append {
   Staged* staged;
 
   template <class T> DEVICE void take(const T& tile, u32 m, u32 n) const {
+    constexpr u32 BATCH = 8, STEP = BATCH / T::rows;
     Staged& mine = staged[warp_id()];
-    u32 held = 0, rows[T::rows];
+    u32 held = 0;
     float bound[T::rows];
-    bool there[T::rows];
 #pragma unroll
-    for (u32 i = 0; i < T::rows; ++i) {
-      rows[i] = tile.row(i);
-      there[i] = rows[i] < m;
-      bound[i] = there[i] ? bounds[rows[i]] : 0.0f;
-    }
+    for (u32 i = 0; i < T::rows; ++i) bound[i] = tile.row(i) < m ? bounds[tile.row(i)] : 0.0f;
 #pragma unroll
-    for (u32 j = 0; j < T::pairs; ++j)
+    for (u32 c0 = 0; c0 < 2 * T::pairs; c0 += STEP) {
+      u32 passes = 0;
 #pragma unroll
-      for (u32 q = 0; q < 2; ++q) {
+      for (u32 e = 0; e < BATCH; ++e) {
+        const u32 c = c0 + e / T::rows, j = c / 2, q = c % 2, i = e % T::rows;
         const u32 l = tile.column(j) + q;
-        const bool in = l < n;
-        const float b = in ? bias[l] : 0.0f, s = in && scale ? scale[l] : 1.0f;
+        const bool in = l < n && tile.row(i) < m;
+        const float key = tile.sum(i, j, q) * (scale && l < n ? __ldg(scale + l) : 1.0f);
+        passes |= (u32)(in && !(key <= bound[i])) << e;
+      }
+      if (!__any_sync(ALL_LANES, passes)) continue;
+      u32 place[BATCH], end = held;
 #pragma unroll
-        for (u32 i = 0; i < T::rows; ++i) {
-          const float value = tile.sum(i, j, q) + b;
-          const bool passes = in && there[i] && !(value * s <= bound[i]);
-          const u32 mask = __ballot_sync(ALL_LANES, passes);
-          if (!mask) continue;
-          const u32 more = __popc(mask);
-          if (held + more > STAGED) write(mine, held), held = 0;
-          if (passes) {
-            const u32 at = held + __popc(mask & lanes_below());
-            mine.value[at] = value, mine.row[at] = rows[i], mine.column[at] = l;
-          }
-          held += more;
+      for (u32 e = 0; e < BATCH; ++e) {
+        const u32 mask = __ballot_sync(ALL_LANES, passes >> e & 1);
+        place[e] = end + __popc(mask & lanes_below());
+        end += __popc(mask);
+      }
+      if (end > STAGED) {
+        // Never more than a batch, which may alone be more than there is room for.
+        write(mine, held);
+#pragma unroll
+        for (u32 e = 0; e < BATCH; ++e) {
+          const u32 c = c0 + e / T::rows, j = c / 2, q = c % 2, i = e % T::rows;
+          if (passes >> e & 1) append(tile.row(i), tile.column(j) + q, tile.sum(i, j, q));
+        }
+        held = 0;
+        continue;
+      }
+#pragma unroll
+      for (u32 e = 0; e < BATCH; ++e) {
+        const u32 c = c0 + e / T::rows, j = c / 2, q = c % 2, i = e % T::rows;
+        if (passes >> e & 1) {
+          mine.value[place[e]] = tile.sum(i, j, q);
+          mine.row[place[e]] = tile.row(i);
+          mine.column[place[e]] = tile.column(j) + q;
         }
       }
+      held = end;
+    }
     write(mine, held);
+  }
+
+  DEVICE void append(u32 r, u32 l, float value) const {
+    const u32 place = atomicAdd(counts + r, 1u);
+    if (place >= capacity) return;
+    const u64 to = (u64)r * capacity + place;
+    keys[to] = key_of(scale ? value * scale[l] : value, first + l);
+    pres[to] = value;
   }
 
   DEVICE void write(const Staged& mine, u32 held) const {
     __syncwarp();
-    for (u32 e = lane_id(); e < held; e += 32) {
-      const u32 r = mine.row[e], l = mine.column[e];
-      const u32 place = atomicAdd(counts + r, 1u);
-      if (place >= capacity) continue;
-      const u64 to = (u64)r * capacity + place;
-      keys[to] = key_of(scale ? mine.value[e] * scale[l] : mine.value[e], first + l);
-      pres[to] = mine.value[e];
-    }
+    for (u32 e = lane_id(); e < held; e += 32) append(mine.row[e], mine.column[e], mine.value[e]);
     __syncwarp();
   }
 };

@@ -114,6 +114,8 @@ inline u32 __match_any_sync(u32 mask, u32 value) {
   emulator::meet_warp(mask, emulator::Meeting::vote, &mine, emulator::find_equals);
   return mine.out;
 }
+inline bool __any_sync(u32 mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+template <class T> T __ldg(const T* at) { return *at; }
 
 // ---- atomics: blocks may run on several threads of the host ---------------------------------
 
