@@ -66,15 +66,16 @@ KERNEL(add_to, 256)
 }
 EXPORT(add_to)
 
-// Turns the first `heads` heads of every row of queries and keys by the angles of its position.
+// Turns the first `heads` heads of every row of queries and keys by the angles of its position,
+// counted from the context's first row in `start`.
 KERNEL(rotate, 256)
 (float* __restrict__ qkv, const float* __restrict__ cosines, const float* __restrict__ sines,
- const u32* __restrict__ position, u64 n, u32 heads, u32 head_dim, u32 width, u32 half) {
+ const u32* __restrict__ start, u64 n, u32 heads, u32 head_dim, u32 width, u32 half) {
   const u64 t = (u64)blockIdx.x * 256 + threadIdx.x;
   if (t >= n) return;
   const u32 i = (u32)(t % half), head = (u32)(t / half % heads), r = (u32)(t / half / heads);
-  if (position[r] == NOT_THERE) return;
-  const u64 angle = (u64)position[r] * half + i;
+  if (start[r] == NOT_THERE) return;
+  const u64 angle = (u64)(r - start[r]) * half + i;
   float* pair = qkv + (u64)r * width + head * head_dim + i;
   const float a = pair[0], b = pair[half], c = cosines[angle], s = sines[angle];
   pair[0] = a * c - b * s;
@@ -82,18 +83,19 @@ KERNEL(rotate, 256)
 }
 EXPORT(rotate)
 
-// Causal attention of one row (blockIdx.x) and head (blockIdx.y), over the rows from first[row]
-// on; a stretch of 128 keys at a time, so that no row of scores is held. Rows without keys get
-// 0. Shared: 128 weights and 4 numbers.
+// Causal attention of one row (blockIdx.x) and head (blockIdx.y), for heads that are too wide for
+// tiles (attention.cu): over `window` rows up to itself at most, of its context, which begins with
+// row start[row]; a stretch of 128 keys at a time, so that no row of scores is held. Padding rows
+// get 0. Shared: 128 weights and 4 numbers.
 KERNEL(attention, 128)
-(const float* __restrict__ qkv, const u32* __restrict__ first, float* __restrict__ out,
- float scale, float cap, u32 heads, u32 kv_heads, u32 head_dim) {
+(const float* __restrict__ qkv, const u32* __restrict__ start, float* __restrict__ out,
+ float scale, float cap, u32 heads, u32 kv_heads, u32 head_dim, u32 window) {
   SHARED(float, weights);
   float* scratch = weights + 128;
   const u32 r = blockIdx.x, head = blockIdx.y, width = (heads + 2 * kv_heads) * head_dim;
   const u32 shared_head = head / (heads / kv_heads);
   float* place = out + ((u64)r * heads + head) * head_dim;
-  if (first[r] == NOT_THERE) {
+  if (start[r] == NOT_THERE) {
     for (u32 c = threadIdx.x; c < head_dim; c += 128) place[c] = 0.0f;
     return;
   }
@@ -102,7 +104,8 @@ KERNEL(attention, 128)
   const float* values = keys + kv_heads * head_dim;
   // The maximum so far, the sum of weights, and this thread's columns of the mix.
   float most = no_score(), sum = 0.0f, mix[4] = {};
-  for (u32 base = first[r]; base <= r; base += 128) {
+  const u32 first = r - start[r] >= window ? r - window + 1 : start[r];
+  for (u32 base = first; base <= r; base += 128) {
     const u32 seen = base + threadIdx.x, stretch = r - base < 127 ? r - base + 1 : 128;
     float score = no_score();
     if (seen <= r) {

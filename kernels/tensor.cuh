@@ -25,6 +25,24 @@ DEVICE void load_matrices(u32 (&out)[4], const void* row) {
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
                : "r"(shared_address(row)) : "memory");
 }
+// … and of each matrix two numbers of column l / 4: the matrix as what stands right of a product.
+DEVICE void load_matrices_across(u32 (&out)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared_address(row)) : "memory");
+}
+// The nearest bf16 of both, the first in the low half.
+DEVICE u32 pair_of_bf16(float low, float high) {
+  u32 pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+// 2^x to 22 bits; 0 below 2^-126.
+DEVICE float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 // d += a . b, of 16 x 16 and 16 x 8 bf16, in f32.
 DEVICE void multiply_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "

@@ -145,7 +145,7 @@ fn a_language_model_is_told_with_its_kernels() {
         );
         let profile = &figures["profile"];
         is_whole(profile);
-        assert_eq!(launches(profile, "attention"), f64::from(blocks));
+        assert_eq!(launches(profile, "attention_64"), f64::from(blocks));
         assert_eq!(launches(profile, "loss_tile") > 0.0, blocks == 3);
     }
     let held = &["--precision", "bf16", "--logits", "--json"];
@@ -155,6 +155,7 @@ fn a_language_model_is_told_with_its_kernels() {
     // Four products a block and one of the head, all of them on tensor cores.
     assert_eq!(launches(&figures["profile"], "product_nt"), 0.0);
     assert_eq!(launches(&figures["profile"], "product_bf16"), 13.0);
+    assert_eq!(launches(&figures["profile"], "attention_bf16_64"), 3.0);
     let text = said(&bench(&[&args[..], &["--logits"]].concat()).unwrap());
     for part in [
         "emulated GPU",

@@ -158,6 +158,8 @@ pub struct Attention<'a, D: Device> {
     pub rope: Option<&'a RopeTable<D>>,
     /// Norms of queries and keys.
     pub qk_norm: &'a QkNorm<D>,
+    /// Queries, keys and values may be rounded to bf16 before they are multiplied.
+    pub rounded: bool,
 }
 
 impl<D: Device> Attention<'_, D> {

@@ -128,6 +128,7 @@ impl<D: LmOps> Lm<D> {
             tokens,
             hooks,
             last,
+            rounded: self.precision == Precision::Bf16,
         };
         let result = pass.run(&self.weights, &mut memory, at, end);
         self.memory = Some(memory);
@@ -264,6 +265,8 @@ struct Pass<'a, D: LmOps> {
     hooks: &'a [HookPoint],
     /// After this one nothing more is computed.
     last: Option<HookPoint>,
+    /// Whether the model is held in bf16, and attention may be computed from such values.
+    rounded: bool,
 }
 
 /// Whether a pass goes on.
@@ -369,6 +372,7 @@ impl<D: LmOps> Pass<'_, D> {
             window: here.window,
             rope: here.rope.map(|index| &m.ropes[index]),
             qk_norm: &block.qk_norm,
+            rounded: self.rounded,
         };
         device.attention(&attention, &mut m.qkv, &mut m.attended)?;
         device.linear(&m.attended, rows, &block.out, &mut m.delta)?;

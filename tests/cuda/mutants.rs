@@ -11,16 +11,19 @@ fn full() -> bool {
 }
 
 /// The tests of operations, the quickest first.
-const TESTS: [&str; 9] = [
-    "factors_are",
-    "nan_is",
-    "a_later_latent",
-    "bits_do_not",
-    "latents_of",
-    "a_sort_of",
-    "every_operation",
-    "selections_agree",
-    "the_encoder",
+const TESTS: [&str; 12] = [
+    "operations::factors_are",
+    "operations::nan_is",
+    "operations::a_later_latent",
+    "operations::bits_do_not",
+    "operations::latents_of",
+    "attention::a_context",
+    "attention::tiles_of",
+    "attention::tiles_in",
+    "operations::a_sort_of",
+    "operations::every_operation",
+    "operations::selections_agree",
+    "operations::the_encoder",
 ];
 
 /// Tests in a process with other stand-ins, up to the first that fails, of which the output is.
@@ -40,7 +43,7 @@ fn failing(
                 command
             }
         };
-        command.arg(format!("operations::{test}"));
+        command.arg(test);
         command
             .env("CUDA_DOUBLE_FOLDER", folder)
             .env_remove("BACKPROPD_FULL");
@@ -125,7 +128,7 @@ fn no_kernel_leaves_its_memory() {
         ("LD_PRELOAD", runtime.to_str().unwrap()),
         ("ASAN_OPTIONS", "detect_leaks=0"),
     ];
-    let output = failing(&TESTS[..7], &folder, &[], &variables);
+    let output = failing(&TESTS[..10], &folder, &[], &variables);
     assert!(output.is_none(), "{}", said(&output.unwrap()));
 }
 

@@ -335,4 +335,46 @@ pub const MUTANTS: &[Mutant] = &[
         "from + chunk < rows ? from + chunk : rows",
         "from + chunk < rows ? from + chunk : from",
     ),
+    (
+        "attention sees past its window",
+        "attention.cu",
+        "key <= r && key >= first(r)",
+        "key <= r",
+    ),
+    (
+        "a tile of attention reads rows of the next context",
+        "attention.cu",
+        "base + r < end, piece",
+        "true, piece",
+    ),
+    (
+        "sums of attention keep an old level",
+        "attention.cu",
+        "sum[i] *= shrink;",
+        "",
+    ),
+    (
+        "the mix of attention keeps an old level",
+        "attention.cu",
+        "mix[c][q] *= shrink[q >> 1];",
+        "mix[c][q] *= shrink[0];",
+    ),
+    (
+        "attention reads keys before they are there",
+        "attention.cu",
+        "copy_async_wait<0>();",
+        "copy_async_wait<1>();",
+    ),
+    (
+        "attention overwrites keys that are read still",
+        "attention.cu",
+        "copy_async_wait<0>();\n    __syncthreads();",
+        "copy_async_wait<0>();",
+    ),
+    (
+        "query heads share a wrong head of keys",
+        "attention.cu",
+        "qkv + (heads + work.head / group) * d;\n\n",
+        "qkv + (heads + work.head % kv_heads) * d;\n\n",
+    ),
 ];

@@ -45,6 +45,14 @@ inline void gather_matrices(void* const* lanes, u32) {
       static_cast<MatrixLoad*>(lanes[l])->out[m] = row[c] | u32(row[c + 1]) << 16;
     }
 }
+inline void gather_across(void* const* lanes, u32) {
+  for (u32 m = 0; m < 4; ++m)
+    for (u32 l = 0; l < 32; ++l) {
+      const auto row = [&](u32 r) { return static_cast<MatrixLoad*>(lanes[m * 8 + r])->row; };
+      const u32 r = l % 4 * 2, c = l / 4;
+      static_cast<MatrixLoad*>(lanes[l])->out[m] = row(r)[c] | u32(row(r + 1)[c]) << 16;
+    }
+}
 struct Product {
   float* d;
   const u32* a;
@@ -80,6 +88,24 @@ inline void load_matrices(u32 (&out)[4], const void* row) {
   for (u32 i = 0; i < 8; ++i) (void)*(static_cast<const volatile u16*>(row) + i);
   emulator::MatrixLoad mine = {static_cast<const u16*>(row), out};
   emulator::meet_warp(~0u, emulator::Meeting::matrix, &mine, emulator::gather_matrices);
+}
+inline void load_matrices_across(u32 (&out)[4], const void* row) {
+  if (uintptr_t(row) % 16) emulator::fail("a matrix load off its alignment");
+  if (!emulator::is_shared(row, 16)) emulator::fail("a matrix load outside shared memory");
+  for (u32 i = 0; i < 8; ++i) (void)*(static_cast<const volatile u16*>(row) + i);
+  emulator::MatrixLoad mine = {static_cast<const u16*>(row), out};
+  emulator::meet_warp(~0u, emulator::Meeting::matrix, &mine, emulator::gather_across);
+}
+inline u32 pair_of_bf16(float low, float high) {
+  const auto near = [](float v) -> u32 {
+    const u32 bits = __float_as_uint(v);
+    return v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  };
+  return near(low) | near(high) << 16;
+}
+inline float power_of_two(float x) {
+  const float y = exp2f(x);
+  return y < 0x1p-126f ? 0.0f : y;
 }
 inline void multiply_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   emulator::Product mine = {d, a, {b0, b1}};

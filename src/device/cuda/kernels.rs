@@ -25,6 +25,7 @@ pub const HEADERS: &[Source] = &[
 type Floats<'a> = In<'a, f32>;
 type Ints<'a> = In<'a, u32>;
 type Doubles<'a> = In<'a, f64>;
+type Halves<'a> = In<'a, u16>;
 
 kernels! {
     "product.cu" {
@@ -229,6 +230,32 @@ kernels! {
         peak_f32(out: Out<'_, f32>, rounds: u32);
         peak_hopper(out: Out<'_, f32>, rounds: u32);
     }
+    "attention.cu" {
+        attention_64(
+            qkv: Floats<'_>, tiles: Ints<'_>, out: Out<'_, f32>, scale: f32, cap: f32, heads: u32,
+            kv_heads: u32, d: u32, window: u32,
+        );
+        attention_128(
+            qkv: Floats<'_>, tiles: Ints<'_>, out: Out<'_, f32>, scale: f32, cap: f32, heads: u32,
+            kv_heads: u32, d: u32, window: u32,
+        );
+        attention_256(
+            qkv: Floats<'_>, tiles: Ints<'_>, out: Out<'_, f32>, scale: f32, cap: f32, heads: u32,
+            kv_heads: u32, d: u32, window: u32,
+        );
+        attention_bf16_64(
+            qkv: Halves<'_>, tiles: Ints<'_>, out: Out<'_, f32>, scale: f32, cap: f32, heads: u32,
+            kv_heads: u32, d: u32, window: u32,
+        );
+        attention_bf16_128(
+            qkv: Halves<'_>, tiles: Ints<'_>, out: Out<'_, f32>, scale: f32, cap: f32, heads: u32,
+            kv_heads: u32, d: u32, window: u32,
+        );
+        attention_bf16_256(
+            qkv: Halves<'_>, tiles: Ints<'_>, out: Out<'_, f32>, scale: f32, cap: f32, heads: u32,
+            kv_heads: u32, d: u32, window: u32,
+        );
+    }
     "lm.cu" {
         embed(
             table: Option<Floats<'_>>, coded: Option<In<'_, u16>>, positions: Option<Floats<'_>>,
@@ -240,12 +267,12 @@ kernels! {
         );
         add_to(delta: Floats<'_>, to: Out<'_, f32>, n: u64);
         rotate(
-            qkv: Out<'_, f32>, cosines: Floats<'_>, sines: Floats<'_>, position: Ints<'_>,
+            qkv: Out<'_, f32>, cosines: Floats<'_>, sines: Floats<'_>, start: Ints<'_>,
             n: u64, heads: u32, head_dim: u32, width: u32, half: u32,
         );
         attention(
-            qkv: Floats<'_>, first: Ints<'_>, out: Out<'_, f32>, scale: f32, cap: f32,
-            heads: u32, kv_heads: u32, head_dim: u32,
+            qkv: Floats<'_>, start: Ints<'_>, out: Out<'_, f32>, scale: f32, cap: f32,
+            heads: u32, kv_heads: u32, head_dim: u32, window: u32,
         );
         mlp_activate(
             inner: Floats<'_>, out: Out<'_, f32>, n: u64, d: u32, kind: u32, gated: u32,

@@ -39,7 +39,7 @@ use later::Pages;
 use memory::{Gpu, Memory};
 use profile::Recorder;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// The CUDA backend.
 pub struct Cuda {
@@ -56,6 +56,8 @@ pub struct Cuda {
     first: usize,
     /// Whether warpgroups multiply.
     wgmma: bool,
+    /// How the contexts of the last attention lie, for the next one.
+    plan: Mutex<Option<Arc<lm::Plan>>>,
     /// Multiprocessors: no result depends on how many there are.
     processors: usize,
 }
@@ -109,6 +111,7 @@ impl Cuda {
             amp: Amp::Off,
             first: stream::FIRST,
             wgmma,
+            plan: Mutex::new(None),
             processors: usize::try_from(processors).unwrap_or(1).max(1),
         })
     }

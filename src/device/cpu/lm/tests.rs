@@ -110,6 +110,7 @@ fn attend<D: Backend>(device: &D, case: &Case) -> Vec<D::Real> {
         window: case.window,
         rope: (case.rope > 0).then_some(&rope),
         qk_norm: &qk_norm,
+        rounded: false,
     };
     let mut qkv = buf::<D>(&values(case.rows * work.qkv_width(), 3));
     let mut out = buf::<D>(&values(case.rows * case.heads * d, 4));

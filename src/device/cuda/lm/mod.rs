@@ -1,5 +1,6 @@
 //! The language model's forward as kernel launches.
 
+mod attention;
 mod product;
 
 use super::Cuda;
@@ -7,18 +8,14 @@ use super::launch::{Shape, count};
 use super::memory::{In, Memory};
 use crate::device::coded::Coded;
 use crate::device::lm::{
-    Activation, Attention, Embed, Head, Linear, LmOps, Mlp, NO_TARGET, Norm, NormKind, QkNorm,
-    Table,
+    Activation, Attention, Embed, Head, Linear, LmOps, Mlp, NO_TARGET, Norm, NormKind, Table,
 };
-use crate::domain::{Code, Error, Result};
+use crate::domain::Result;
+pub use attention::Plan;
 use product::Matrix;
 
 type Buf = Memory<f32>;
 
-/// A padding row, in what says of each row where its context begins or where it stands in it.
-const NOT_THERE: u32 = u32::MAX;
-/// The widest head that attention takes.
-const MOST_HEAD: usize = 512;
 /// Bytes of logits that are there at a time.
 const LOGITS: usize = 64 << 20;
 
@@ -145,82 +142,7 @@ impl LmOps for Cuda {
     }
 
     fn attention(&self, work: &Attention<'_, Self>, qkv: &mut Buf, out: &mut Buf) -> Result<()> {
-        let (rows, d, width) = (work.rows, work.head_dim, work.qkv_width());
-        if d > MOST_HEAD {
-            return Err(Error::new(
-                Code::ModelUnsupported,
-                "head_dim",
-                format_args!("heads of {d} are wider than {MOST_HEAD}"),
-            )
-            .hint("use --device cpu"));
-        }
-        let (mut position, mut first) = (vec![NOT_THERE; rows], vec![NOT_THERE; rows]);
-        for span in work.spans {
-            for at in 0..span.len {
-                let begin = work.window.map_or(0, |w| (at + 1).saturating_sub(w));
-                position[span.start + at] = count(at);
-                first[span.start + at] = count(span.start + begin);
-            }
-        }
-        let first = Memory::of(&self.gpu, &first)?;
-        let (queries, keys) = (work.heads * d, work.kv_heads * d);
-        let mut normalise = |norm: &Norm<Self>, each, offset| {
-            let of = Stretches {
-                rows,
-                each,
-                stride: width,
-                offset,
-            };
-            self.norm_in_place(qkv, norm, &of)
-        };
-        match work.qk_norm {
-            QkNorm::Off => {}
-            QkNorm::FullWidth(q, k) => {
-                normalise(q, 1, 0)?;
-                normalise(k, 1, queries)?;
-            }
-            QkNorm::PerHead(q, k) => {
-                normalise(q, work.heads, 0)?;
-                normalise(k, work.kv_heads, queries)?;
-            }
-        }
-        debug_assert_eq!(width, queries + 2 * keys);
-        if let Some(rope) = work.rope {
-            let (half, heads) = (rope.dim / 2, work.heads + work.kv_heads);
-            let position = Memory::of(&self.gpu, &position)?;
-            let n = rows * heads * half;
-            let [heads, d, width, half] = [heads, d, width, half].map(count);
-            self.kernels.rotate(
-                &self.gpu,
-                Shape::threads(n),
-                qkv.output(rows * work.qkv_width()),
-                rope.cos.input(0, rope.cos.len()),
-                rope.sin.input(0, rope.sin.len()),
-                position.input(0, rows),
-                n as u64,
-                heads,
-                d,
-                width,
-                half,
-            )?;
-        }
-        let shape = Shape {
-            blocks: [rows, work.heads],
-            threads: 128,
-            shared: (128 + 4) * 4,
-        };
-        self.kernels.attention(
-            &self.gpu,
-            shape,
-            qkv.input(0, rows * width),
-            first.input(0, rows),
-            out.output(rows * queries),
-            work.scale as f32,
-            cap(work.softcap),
-            count(work.heads),
-            count(work.kv_heads),
-            count(d),
-        )
+        attention::attend(self, work, qkv, out)
     }
 
     fn mlp(&self, x: &Buf, rows: usize, mlp: &Mlp<Self>, out: &mut Buf) -> Result<()> {
@@ -268,7 +190,7 @@ impl LmOps for Cuda {
     }
 
     fn losses(&self, x: &Buf, head: &Head<Self>, targets: &[u32], out: &mut [f64]) -> Result<()> {
-        const { assert!(NO_TARGET == NOT_THERE) };
+        const { assert!(NO_TARGET == attention::NOT_THERE) };
         let (k, rows) = (head.tiles[0].k, targets.len());
         let chunk = (LOGITS / 4 / head.tiles[0].n).clamp(1, rows.max(1));
         let mut logits = Memory::new(&self.gpu, chunk * head.tiles[0].n)?;
