@@ -342,10 +342,10 @@ pub const MUTANTS: &[Mutant] = &[
         "key <= r",
     ),
     (
-        "a tile of attention reads rows of the next context",
+        "attention mixes values of the next context",
         "attention.cu",
-        "base + r < end, piece",
-        "true, piece",
+        "keys + kv_heads * d, base + r, base + r < end, piece",
+        "keys + kv_heads * d, base + r, true, piece",
     ),
     (
         "sums of attention keep an old level",
