@@ -106,14 +106,14 @@ pub fn attend(cuda: &Cuda, work: &Attention<'_, Cuda>, qkv: &mut Buf, out: &mut 
         let (by_row, to) = (Shape::warps(rows), halves.output(len));
         kernels.round_to_bf16(gpu, by_row, qkv, None, to, n, width, width)?;
         let (threads, keys, padded) = match d {
-            ..=64 => (256, 64, 72),
-            ..=128 => (256, 32, 136),
+            0..=64 => (256, 64, 72),
+            65..=128 => (256, 32, 136),
             _ => (128, 32, 264),
         };
         let shape = shape(threads, (plan.side + 4 * keys) * padded * 2);
         let run = match d {
-            ..=64 => Kernels::attention_bf16_64,
-            ..=128 => Kernels::attention_bf16_128,
+            0..=64 => Kernels::attention_bf16_64,
+            65..=128 => Kernels::attention_bf16_128,
             _ => Kernels::attention_bf16_256,
         };
         let qkv = halves.input(0, len);
@@ -133,8 +133,8 @@ pub fn attend(cuda: &Cuda, work: &Attention<'_, Cuda>, qkv: &mut Buf, out: &mut 
         );
     }
     let run = match d {
-        ..=64 => Kernels::attention_64,
-        ..=128 => Kernels::attention_128,
+        0..=64 => Kernels::attention_64,
+        65..=128 => Kernels::attention_128,
         _ => Kernels::attention_256,
     };
     let shape = shape(256, SHARED);
