@@ -13,6 +13,9 @@ typedef unsigned short u16;
 typedef unsigned long long u64;
 #define DEVICE __device__ __forceinline__
 #define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
+// … of which a multiprocessor has one block at a time.
+#define KERNEL_ALONE(name, threads) \
+  extern "C" __global__ void __launch_bounds__(threads, 1) name
 #define EXPORT(name)
 #define SHARED(T, name)                                                \
   extern __shared__ __align__(128) unsigned char dynamic_shared_[];    \

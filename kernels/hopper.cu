@@ -27,13 +27,13 @@ DEVICE Ring ring_of(u16* shared) {
   return ring;
 }
 
-// a . b^T + bias, with a [m, .] and b [n, .] in panels, `depths` of them deep. As many blocks as there
-// are multiprocessors take a tile after the other: eight warps multiply, and one thread of the
-// ninth has the next panels copied wherever there is room, also while the sums of a tile are
+// a . b^T, with a [m, .] and b [n, .] in panels, `depths` of them deep. As many blocks as there
+// are multiprocessors take a tile after the other: two warpgroups multiply, and one thread of the
+// third has the next panels copied wherever there is room, also while the sums of a tile are
 // handed on. Tiles that follow each other share their panels of b.
 template <class Out>
-DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const u32* pick,
-                     const float* bias, const Out& out, u32 m, u32 n, u32 depths) {
+DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const Out& out, u32 m, u32 n,
+                     u32 depths) {
   if (threadIdx.x == 0) {
     for (u32 s = 0; s < STAGES; ++s) {
       barrier_init(ring.full + s, 1);
@@ -45,6 +45,7 @@ DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const u32* pi
   const u32 down = (m + M - 1) / M, tiles = down * ((n + N - 1) / N);
   u32 turn = 0;
   if (threadIdx.x >= CONSUMERS) {
+    registers_down<72>();
     if (threadIdx.x != CONSUMERS) return;
     for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x)
       for (u32 d = 0; d < depths; ++d, ++turn) {
@@ -59,10 +60,11 @@ DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const u32* pi
       }
     return;
   }
+  registers_up<216>();
   const u32 group = threadIdx.x >> 7, lane = lane_id();
   float sum[128];
   for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const u32 i0 = tile % down * M + warp_id() * 16 + (lane >> 2), j0 = tile / down * N + (lane & 3) * 2;
+    const u32 i0 = tile % down * M, j0 = tile / down * N;
     for (u32 d = 0; d < depths; ++d, ++turn) {
       const u32 s = turn % STAGES;
       barrier_wait(ring.full + s, turn / STAGES & 1);
@@ -78,10 +80,9 @@ DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const u32* pi
     }
     warpgroup_wait<0>();
     if (lane == 0) barrier_arrive(ring.empty + (turn + STAGES - 1) % STAGES);
-    out.take(tile_of<2, 32>([&](u32 i) { return i0 + i * 8; }, [&](u32 j) { return j0 + j * 8; },
-                            [&](u32 i, u32 j, u32 q) {
-                              return sum[4 * j + 2 * i + q] + bias_of(bias, pick, j0 + j * 8 + q, n);
-                            }),
+    out.take(tile_of<2, 32>(i0 + M <= m && j0 + N <= n, i0, j0, j0 + (lane & 3) * 2,
+                            [&](u32 i) { return i0 + warp_id() * 16 + (lane >> 2) + i * 8; },
+                            [&](u32 i, u32 j, u32 q) { return sum[4 * j + 2 * i + q]; }),
              m, n);
   }
 }
@@ -89,18 +90,18 @@ DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const u32* pi
 #endif
 
 // c [m, columns] = a . b^T + bias; `pick` is of the bias alone.
-KERNEL(product_hopper, 288)
+KERNEL_ALONE(product_hopper, 384)
 (const u16* __restrict__ a, const u16* __restrict__ b, const u32* __restrict__ pick,
  const float* __restrict__ bias, float* __restrict__ c, u32 m, u32 n, u32 depths, u32 columns) {
 #ifdef WARPGROUPS
   SHARED(u16, shared);
-  multiply(ring_of(shared), a, b, pick, bias, Store{c, columns}, m, n, depths);
+  multiply(ring_of(shared), a, b, Store{bias, pick, c, columns}, m, n, depths);
 #endif
 }
 EXPORT(product_hopper)
 
 // As append_bf16.
-KERNEL(append_hopper, 288)
+KERNEL_ALONE(append_hopper, 384)
 (const u16* __restrict__ a, const u16* __restrict__ b, const float* __restrict__ bias,
  const float* __restrict__ scale, const float* __restrict__ bounds, u32* __restrict__ counts,
  u64* __restrict__ keys, float* __restrict__ pres, u32 m, u32 n, u32 depths, u32 first,
@@ -108,8 +109,8 @@ KERNEL(append_hopper, 288)
 #ifdef WARPGROUPS
   SHARED(u16, shared);
   const Ring ring = ring_of(shared);
-  multiply(ring, a, b, nullptr, bias,
-           Append{scale, bounds, counts, keys, pres, first, capacity, ring.staged}, m, n,
+  multiply(ring, a, b,
+           Append{bias, scale, bounds, counts, keys, pres, first, capacity, ring.staged}, m, n,
            depths);
 #endif
 }

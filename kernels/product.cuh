@@ -8,26 +8,26 @@ struct Column {
   float bias, scale;
 };
 
-// A tile's sums as a thread has them: ROWS rows and PAIRS pairs of columns. row(i) and column(j)
-// say where they are, sum(i, j, q) is that of column q of the pair.
-template <u32 ROWS, u32 PAIRS, class RowAt, class ColumnAt, class SumAt> struct Tile {
+// A tile's sums as a thread has them: ROWS rows and PAIRS pairs of columns, of which the first is
+// `column` and the others follow 8 apart. row(i) says where a row is, sum(i, j, q) is that of
+// column q of the pair. The tile begins at [i0, j0]; `whole` is set where it lies within [m, n].
+template <u32 ROWS, u32 PAIRS, class RowAt, class SumAt> struct Tile {
   static constexpr u32 rows = ROWS, pairs = PAIRS;
+  bool whole;
+  u32 i0, j0, column;
   RowAt row;
-  ColumnAt column;
   SumAt sum;
 };
-template <u32 ROWS, u32 PAIRS, class RowAt, class ColumnAt, class SumAt>
-DEVICE Tile<ROWS, PAIRS, RowAt, ColumnAt, SumAt> tile_of(RowAt row, ColumnAt column, SumAt sum) {
-  return {row, column, sum};
+template <u32 ROWS, u32 PAIRS, class RowAt, class SumAt>
+DEVICE Tile<ROWS, PAIRS, RowAt, SumAt> tile_of(bool whole, u32 i0, u32 j0, u32 column, RowAt row,
+                                               SumAt sum) {
+  return {whole, i0, j0, column, row, sum};
 }
 
-// What is added to the sums of column l. Where `pick` is there, the column is of latent pick[l].
-DEVICE float bias_of(const float* bias, const u32* pick, u32 l, u32 n) {
-  return bias && l < n ? __ldg(bias + (pick ? __ldg(pick + l) : l)) : 0.0f;
-}
-
-// c [m, columns] = the sums.
+// c [m, columns] = sum + bias. Where `pick` is there, column l is of latent pick[l].
 struct Store {
+  const float* bias;
+  const u32* pick;
   float* c;
   u32 columns;
 
@@ -36,13 +36,12 @@ struct Store {
     for (u32 j = 0; j < T::pairs; ++j)
 #pragma unroll
       for (u32 q = 0; q < 2; ++q) {
-        const u32 l = tile.column(j) + q;
+        const u32 l = tile.column + 8 * j + q;
         if (l >= n) continue;
+        const float b = bias ? __ldg(bias + (pick ? __ldg(pick + l) : l)) : 0.0f;
 #pragma unroll
-        for (u32 i = 0; i < T::rows; ++i) {
-          const u32 r = tile.row(i);
-          if (r < m) c[(u64)r * columns + l] = tile.sum(i, j, q);
-        }
+        for (u32 i = 0; i < T::rows; ++i)
+          if (tile.row(i) < m) c[(u64)tile.row(i) * columns + l] = tile.sum(i, j, q) + b;
       }
   }
 };
@@ -51,19 +50,21 @@ struct Store {
 // which whoever sorts them does not see. A list holds `capacity`; its count goes on beyond that.
 // NaN, and everything where the bound is NaN, is appended.
 //
-// Sums are looked at in batches without a branch, and most batches end there. What passes is
-// gathered in shared memory, STAGED a warp; then every lane asks for a place for another one.
-// (Whoever asked where it was found kept its warp waiting, and so did a vote for each sum: either
-// took longer than the product.)
-constexpr u32 STAGED = 128;
+// First all sums are looked at, without a branch. Then a lane knows how many of its own pass, and
+// the lanes before it, so that each has its places in a store of STAGED a warp in shared memory;
+// where that is full it is emptied, and the sums are gone through again. At last every lane asks
+// for a place for another one of them. (Whoever asked where it was found kept its warp waiting, and
+// so did a vote for each sum: either took longer than the product.)
+constexpr u32 STAGED = 128, BATCH = 8;
 
-// What a warp gathers.
+// What a warp gathers: sums, and where in the tile they are, row << 16 | column.
 struct Staged {
-  float value[STAGED];
-  u32 row[STAGED], column[STAGED];
+  float sum[STAGED];
+  u32 at[STAGED];
 };
 
 struct Append {
+  const float* bias;
   const float* scale;
   const float* bounds;
   u32* counts;
@@ -73,67 +74,80 @@ struct Append {
   Staged* staged;
 
   template <class T> DEVICE void take(const T& tile, u32 m, u32 n) const {
-    constexpr u32 BATCH = 8, STEP = BATCH / T::rows;
-    Staged& mine = staged[warp_id()];
-    u32 held = 0;
+    u32 passes[T::rows * T::pairs / 16] = {};
+    if (tile.whole) look<true>(tile, m, n, passes);
+    else look<false>(tile, m, n, passes);
+    u32 rank = 0;
+#pragma unroll
+    for (u32 w = 0; w < T::rows * T::pairs / 16; ++w) rank += __popc(passes[w]);
+    const u32 mine = rank;
+    for (u32 o = 1; o < 32; o <<= 1) {
+      const u32 other = __shfl_up_sync(ALL_LANES, rank, o);
+      if (lane_id() >= o) rank += other;
+    }
+    const u32 all = __shfl_sync(ALL_LANES, rank, 31);
+    rank -= mine;
+    for (u32 base = 0; base < all; base += STAGED) {
+      gather(tile, passes, rank - base);
+      write(tile.i0, tile.j0, all - base < STAGED ? all - base : STAGED);
+    }
+  }
+
+  // Bit c * rows + i of `passes`: whether the sum of row i passes, in the thread's column c.
+  template <bool WHOLE, class T>
+  DEVICE void look(const T& tile, u32 m, u32 n, u32* passes) const {
+    const float *at = bias + tile.column, *by = scale ? scale + tile.column : nullptr;
     float bound[T::rows];
 #pragma unroll
-    for (u32 i = 0; i < T::rows; ++i) bound[i] = tile.row(i) < m ? bounds[tile.row(i)] : 0.0f;
+    for (u32 i = 0; i < T::rows; ++i)
+      bound[i] = WHOLE || tile.row(i) < m ? bounds[tile.row(i)] : 0.0f;
 #pragma unroll
-    for (u32 c0 = 0; c0 < 2 * T::pairs; c0 += STEP) {
-      u32 passes = 0;
+    for (u32 c = 0; c < 2 * T::pairs; ++c) {
+      const u32 j = c / 2, q = c % 2;
+      const bool in = WHOLE || tile.column + 8 * j + q < n;
+      const float b = in ? __ldg(at + 8 * j + q) : 0.0f, s = in && by ? __ldg(by + 8 * j + q) : 1.0f;
 #pragma unroll
-      for (u32 e = 0; e < BATCH; ++e) {
-        const u32 c = c0 + e / T::rows, j = c / 2, q = c % 2, i = e % T::rows;
-        const u32 l = tile.column(j) + q;
-        const bool in = l < n && tile.row(i) < m;
-        const float key = tile.sum(i, j, q) * (scale && l < n ? __ldg(scale + l) : 1.0f);
-        passes |= (u32)(in && !(key <= bound[i])) << e;
+      for (u32 i = 0; i < T::rows; ++i) {
+        const bool there = in && (WHOLE || tile.row(i) < m);
+        if (there && !((tile.sum(i, j, q) + b) * s <= bound[i]))
+          passes[(c * T::rows + i) / 32] |= 1u << (c * T::rows + i) % 32;
       }
-      if (!__any_sync(ALL_LANES, passes)) continue;
-      u32 place[BATCH], end = held;
-#pragma unroll
-      for (u32 e = 0; e < BATCH; ++e) {
-        const u32 mask = __ballot_sync(ALL_LANES, passes >> e & 1);
-        place[e] = end + __popc(mask & lanes_below());
-        end += __popc(mask);
-      }
-      if (end > STAGED) {
-        // Never more than a batch, which may alone be more than there is room for.
-        write(mine, held);
-#pragma unroll
-        for (u32 e = 0; e < BATCH; ++e) {
-          const u32 c = c0 + e / T::rows, j = c / 2, q = c % 2, i = e % T::rows;
-          if (passes >> e & 1) append(tile.row(i), tile.column(j) + q, tile.sum(i, j, q));
-        }
-        held = 0;
-        continue;
-      }
-#pragma unroll
-      for (u32 e = 0; e < BATCH; ++e) {
-        const u32 c = c0 + e / T::rows, j = c / 2, q = c % 2, i = e % T::rows;
-        if (passes >> e & 1) {
-          mine.value[place[e]] = tile.sum(i, j, q);
-          mine.row[place[e]] = tile.row(i);
-          mine.column[place[e]] = tile.column(j) + q;
-        }
-      }
-      held = end;
     }
-    write(mine, held);
   }
 
-  DEVICE void append(u32 r, u32 l, float value) const {
-    const u32 place = atomicAdd(counts + r, 1u);
-    if (place >= capacity) return;
-    const u64 to = (u64)r * capacity + place;
-    keys[to] = key_of(scale ? value * scale[l] : value, first + l);
-    pres[to] = value;
+  // Puts the sums that pass to places from `rank` on, as far as there are such.
+  template <class T> DEVICE void gather(const T& tile, const u32* passes, u32 rank) const {
+    Staged& mine = staged[warp_id()];
+#pragma unroll
+    for (u32 e0 = 0; e0 < 2 * T::pairs * T::rows; e0 += BATCH) {
+      const u32 batch = passes[e0 / 32] >> e0 % 32 & ((1u << BATCH) - 1);
+      if (!__any_sync(ALL_LANES, batch)) continue;
+#pragma unroll
+      for (u32 e = 0; e < BATCH; ++e) {
+        const u32 c = (e0 + e) / T::rows, i = (e0 + e) % T::rows;
+        if (batch >> e & 1) {
+          if (rank < STAGED) {
+            mine.sum[rank] = tile.sum(i, c / 2, c % 2);
+            mine.at[rank] = (tile.row(i) - tile.i0) << 16 | (tile.column + 8 * (c / 2) + c % 2 - tile.j0);
+          }
+          ++rank;
+        }
+      }
+    }
   }
 
-  DEVICE void write(const Staged& mine, u32 held) const {
+  DEVICE void write(u32 i0, u32 j0, u32 held) const {
+    const Staged& mine = staged[warp_id()];
     __syncwarp();
-    for (u32 e = lane_id(); e < held; e += 32) append(mine.row[e], mine.column[e], mine.value[e]);
+    for (u32 e = lane_id(); e < held; e += 32) {
+      const u32 r = i0 + (mine.at[e] >> 16), l = j0 + (mine.at[e] & 0xffff);
+      const u32 place = atomicAdd(counts + r, 1u);
+      if (place >= capacity) continue;
+      const float value = mine.sum[e] + bias[l];
+      const u64 to = (u64)r * capacity + place;
+      keys[to] = key_of(scale ? value * scale[l] : value, first + l);
+      pres[to] = value;
+    }
     __syncwarp();
   }
 };

@@ -14,11 +14,11 @@ DEVICE u16 to_bf16(float v) {
   return (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-// a . b^T + bias, with a [m, k], and rows of b [., k], which `pick` names where it is there; k is a
+// a . b^T, with a [m, k], and rows of b [., k], which `pick` names where it is there; k is a
 // multiple of 8. Shared: 3 stages of 2 panels, 61440 bytes.
 template <class Out>
-DEVICE void multiply(u16* shared, const u16* a, const u16* b, const u32* pick, const float* bias,
-                     const Out& out, u32 m, u32 n, u32 k) {
+DEVICE void multiply(u16* shared, const u16* a, const u16* b, const u32* pick, const Out& out,
+                     u32 m, u32 n, u32 k) {
   const u32 tid = threadIdx.x, lane = lane_id();
   const u32 i0 = blockIdx.y * SIDE, j0 = blockIdx.x * SIDE;
   const u32 wi = (warp_id() >> 2) * 64, wj = (warp_id() & 3) * 32;
@@ -67,12 +67,9 @@ DEVICE void multiply(u16* shared, const u16* a, const u16* b, const u32* pick, c
     }
   }
   out.take(tile_of<8, 4>(
+               i0 + SIDE <= m && j0 + SIDE <= n, i0, j0, j0 + wj + (lane & 3) * 2,
                [&](u32 i) { return i0 + wi + (i >> 1) * 16 + (lane >> 2) + (i & 1) * 8; },
-               [&](u32 j) { return j0 + wj + j * 8 + (lane & 3) * 2; },
-               [&](u32 i, u32 j, u32 q) {
-                 const u32 l = j0 + wj + j * 8 + (lane & 3) * 2 + q;
-                 return sum[i >> 1][j][(i & 1) * 2 + q] + bias_of(bias, pick, l, n);
-               }),
+               [&](u32 i, u32 j, u32 q) { return sum[i >> 1][j][(i & 1) * 2 + q]; }),
            m, n);
 }
 }  // namespace
@@ -143,20 +140,20 @@ KERNEL(product_bf16, 256)
 (const u16* __restrict__ a, const u16* __restrict__ b, const u32* __restrict__ pick,
  const float* __restrict__ bias, float* __restrict__ c, u32 m, u32 n, u32 k, u32 columns) {
   SHARED(u16, shared);
-  multiply(shared, a, b, pick, bias, Store{c, columns}, m, n, k);
+  multiply(shared, a, b, pick, Store{bias, pick, c, columns}, m, n, k);
 }
 EXPORT(product_bf16)
 
 // Lists of what passes the bounds, of latents from `first`; b, bias and scale begin with it.
-// Shared: 12288 bytes more.
+// Shared: 8192 bytes more.
 KERNEL(append_bf16, 256)
 (const u16* __restrict__ a, const u16* __restrict__ b, const float* __restrict__ bias,
  const float* __restrict__ scale, const float* __restrict__ bounds, u32* __restrict__ counts,
  u64* __restrict__ keys, float* __restrict__ pres, u32 m, u32 n, u32 k, u32 first,
  u32 capacity) {
   SHARED(u16, shared);
-  multiply(shared, a, b, nullptr, bias,
-           Append{scale, bounds, counts, keys, pres, first, capacity,
+  multiply(shared, a, b, nullptr,
+           Append{bias, scale, bounds, counts, keys, pres, first, capacity,
                   reinterpret_cast<Staged*>(shared + STAGES * 2 * PANEL)},
            m, n, k);
 }

@@ -62,6 +62,13 @@ DEVICE u64 swizzled_tile(const void* tile) {
   const u64 rows_of_8 = 1024 >> 4, by_128_bytes = 1;
   return (shared_address(tile) & 0x3ffff) >> 4 | 1ull << 16 | rows_of_8 << 32 | by_128_bytes << 62;
 }
+// Gives registers of this warpgroup's threads back, or takes some of those, up to `most` a thread.
+template <int most> DEVICE void registers_down() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(most));
+}
+template <int most> DEVICE void registers_up() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(most));
+}
 // Makes what this thread wrote to shared memory visible to the tensor cores.
 DEVICE void show_to_tensor_cores() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

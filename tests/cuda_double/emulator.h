@@ -15,6 +15,7 @@ typedef unsigned long long u64;
 #define KERNEL(name, threads)                  \
   constexpr u32 threads_of_##name = (threads); \
   extern "C" void name
+#define KERNEL_ALONE(name, threads) KERNEL(name, threads)
 #define EXPORT(name)                                                                        \
   static const bool exported_##name = emulator::export_kernel(                              \
       #name, {&emulator::Invoke<&name>::call, threads_of_##name, emulator::sizes_of(&name)});

@@ -117,6 +117,8 @@ inline u32 shared_offset(const void* p) {
   return u32(static_cast<const unsigned char*>(p) - emulator::shared_memory());
 }
 inline void show_to_tensor_cores() {}
+template <int> void registers_down() {}
+template <int> void registers_up() {}
 inline void warpgroup_begin() {}
 inline void warpgroup_close() {
   auto& me = emulator::self();

@@ -7,8 +7,8 @@ use super::memory::{In, Memory};
 use super::stream::Lists;
 use crate::domain::Result;
 
-/// Bytes in which a block gathers what passes a bound: 8 warps of 128 numbers, rows and columns.
-const STAGED: usize = 8 * 128 * 12;
+/// Bytes in which a block gathers what passes a bound: 8 warps of 128 numbers and places.
+const STAGED: usize = 8 * 128 * 8;
 /// Side of a tile of mma.sync, and what it is computed in: three stages of two panels of 128 rows
 /// of 40 values.
 const PORTABLE: usize = 128;
@@ -155,7 +155,7 @@ impl Cuda {
     /// A block a multiprocessor, and no more than there are tiles.
     fn hopper(&self, m: usize, n: usize) -> Shape {
         let tiles = m.div_ceil(HOPPER[0]) * n.div_ceil(HOPPER[1]);
-        Shape::blocks(tiles.min(self.processors), 288).shared(HOPPER_SHARED)
+        Shape::blocks(tiles.min(self.processors), 384).shared(HOPPER_SHARED)
     }
 
     /// The rows less `center` as bf16, with 0 behind them up to `padded`.
