@@ -17,11 +17,11 @@ enum { SUCCESS = 0, INVALID_INPUT = 3, INVALID_OPTION = 5, COMPILATION = 6 };
 
 const char* const ARCHITECTURES[] = {"sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120"};
 
-// NAME of every KERNEL(NAME, threads).
+// NAME of every KERNEL(NAME, threads) and KERNEL_ALONE(NAME, threads).
 std::string names_in(const std::string& source) {
   std::string names;
-  for (size_t at = 0; (at = source.find("\nKERNEL(", at)) != std::string::npos;) {
-    at += 8;
+  for (size_t at = 0; (at = source.find("\nKERNEL", at)) != std::string::npos;) {
+    at = source.find("(", at) + 1;
     names += source.substr(at, source.find_first_of(",)", at) - at) + "\n";
   }
   return names;
