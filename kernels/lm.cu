@@ -1,6 +1,7 @@
 // The language model's forward, but for its products: embeddings, norms, rotary positions,
 // attention, nonlinearities and losses.
 #include "common.cuh"
+#include "tensor.cuh"
 
 namespace {
 constexpr u32 NOT_THERE = 0xffffffffu;
@@ -149,6 +150,33 @@ KERNEL(mlp_activate, 256)
   out[i] = gated ? a * row[d + c] : a;
 }
 EXPORT(mlp_activate)
+
+// … rounded to bf16, in rows of `padded`, a multiple of 8, with 0 behind them. A thread has four.
+KERNEL(mlp_activate_bf16, 256)
+(const float* __restrict__ inner, u16* __restrict__ out, u64 n, u32 d, u32 padded, u32 kind,
+ u32 gated) {
+  const u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
+  if (i >= n) return;
+  const u32 c = (u32)(i % (padded / 4)) * 4;
+  const float* row = inner + i / (padded / 4) * d * (gated ? 2 : 1) + c;
+  Pack<4> a = {}, gate = {};
+  if (d % 4 == 0) {
+    if (c < d) a = load<4>(row);
+    if (c < d && gated) gate = load<4>(row + d);
+  } else {
+#pragma unroll
+    for (u32 q = 0; q < 4; ++q)
+      if (c + q < d) {
+        a.v[q] = row[q];
+        if (gated) gate.v[q] = row[d + q];
+      }
+  }
+#pragma unroll
+  for (u32 q = 0; q < 4; ++q) a.v[q] = activate(kind, a.v[q]) * (gated ? gate.v[q] : 1.0f);
+  const u64 low = pair_of_bf16(a.v[0], a.v[1]), high = pair_of_bf16(a.v[2], a.v[3]);
+  *reinterpret_cast<u64*>(out + i * 4) = low | high << 32;
+}
+EXPORT(mlp_activate_bf16)
 
 KERNEL(softcap, 256)
 (float* __restrict__ logits, u64 n, float cap) {

@@ -4,7 +4,7 @@ use super::cuda_double::gpu;
 use super::device_suite::{coarse, down, fine, up};
 use backpropd::device::coded::Coded;
 use backpropd::device::cuda::Cuda;
-use backpropd::device::lm::{Head, Linear, LmOps, NO_TARGET};
+use backpropd::device::lm::{Activation, Head, Linear, LmOps, Mlp, NO_TARGET};
 use backpropd::device::reference::Reference;
 use backpropd::domain::Precision;
 
@@ -59,6 +59,52 @@ fn products_with_bf16_weights_are_exact_where_bf16_is() {
             };
             let got = linear(&device, shape);
             assert_close(&got, &expected, 1e-6, &format!("{shape:?}"));
+        }
+    }
+}
+
+/// An MLP whose inner width fills no eight, or no four.
+fn mlp<D: LmOps>(device: &D, activation: Activation, gated: bool, d_mlp: usize) -> Vec<f64> {
+    let (rows, d) = (37, 19);
+    let linear = |n, k, seed| Linear {
+        weight: matrix(device, n, k, seed),
+        bias: Some(up(device, &fine(n, seed + 1))),
+    };
+    let mlp = Mlp {
+        up: linear(if gated { 2 * d_mlp } else { d_mlp }, d, 11),
+        down: linear(d, d_mlp, 13),
+        activation,
+        gated,
+        d_mlp,
+    };
+    let x = up(device, &coarse(rows * d, 15));
+    let mut out = up(device, &vec![0.0; rows * d]);
+    device.mlp(&x, rows, &mlp, &mut out).unwrap();
+    down(device, &out)
+}
+
+/// What is between the products is rounded: each term of a sum by 2⁻⁹ at most, all together by less
+/// of their length.
+#[test]
+fn the_mlp_of_bf16_weights_agrees_with_the_reference() {
+    use Activation::{Gelu, GeluTanh, Relu, Silu};
+    for activation in [Gelu, GeluTanh, Silu, Relu] {
+        for (gated, d_mlp) in [(false, 37), (true, 36), (true, 64), (false, 44)] {
+            let expected = mlp(&Reference::<f64>::new(), activation, gated, d_mlp);
+            for schedule in SCHEDULES {
+                let Some(device) = scheduled(schedule) else {
+                    return;
+                };
+                let got = mlp(&device, activation, gated, d_mlp);
+                let square = |v: f64| v * v;
+                let pairs = got.iter().zip(&expected);
+                let error: f64 = pairs.map(|(a, b)| square(a - b)).sum();
+                let norm: f64 = expected.iter().copied().map(square).sum();
+                let error = (error / norm).sqrt();
+                let most = 2.0_f64.powi(-9);
+                let what = format!("{activation:?}, gated: {gated}, {d_mlp}: {error:.2e}");
+                assert!(error < most, "{what}");
+            }
         }
     }
 }

@@ -336,6 +336,12 @@ pub const MUTANTS: &[Mutant] = &[
         "from + chunk < rows ? from + chunk : from",
     ),
     (
+        "an activation in bf16 has a wrong gate",
+        "lm.cu",
+        "if (c < d && gated) gate = load<4>(row + d);",
+        "if (c < d && gated) gate = load<4>(row);",
+    ),
+    (
         "attention sees past its window",
         "attention.cu",
         "key <= r && key >= first(r)",

@@ -277,6 +277,10 @@ kernels! {
         mlp_activate(
             inner: Floats<'_>, out: Out<'_, f32>, n: u64, d: u32, kind: u32, gated: u32,
         );
+        mlp_activate_bf16(
+            inner: Floats<'_>, out: Out<'_, u16>, n: u64, d: u32, padded: u32, kind: u32,
+            gated: u32,
+        );
         softcap(logits: Out<'_, f32>, n: u64, cap: f32);
         loss_tile(
             logits: Floats<'_>, targets: Ints<'_>, state: Out<'_, f64>, cap: f32, rows: u32,

@@ -12,7 +12,7 @@ use crate::device::lm::{
 };
 use crate::domain::Result;
 pub use attention::Plan;
-use product::Matrix;
+use product::{Factor, Matrix};
 
 type Buf = Memory<f32>;
 
@@ -150,25 +150,28 @@ impl LmOps for Cuda {
         let mut inner = Memory::new(&self.gpu, rows * up.weight.n)?;
         let x = x.input(0, rows * up.weight.k);
         self.through(x, rows, up, &mut inner)?;
-        let mut active = Memory::new(&self.gpu, rows * d)?;
         let kind = match mlp.activation {
             Activation::Gelu => 0,
             Activation::GeluTanh => 1,
             Activation::Silu => 2,
             Activation::Relu => 3,
         };
-        self.kernels.mlp_activate(
-            &self.gpu,
-            Shape::threads(rows * d),
-            inner.input(0, rows * up.weight.n),
-            active.output(rows * d),
-            (rows * d) as u64,
-            count(d),
-            kind,
-            u32::from(mlp.gated),
-        )?;
-        let active = active.input(0, rows * d);
-        self.through(active, rows, down, out)
+        let (inner, gated) = (inner.input(0, rows * up.weight.n), u32::from(mlp.gated));
+        let (gpu, kernels) = (&self.gpu, &self.kernels);
+        let Some(padded) = down.weight.padded() else {
+            let n = rows * d;
+            let mut active = Memory::new(gpu, n)?;
+            let (shape, to, n_) = (Shape::threads(n), active.output(n), n as u64);
+            kernels.mlp_activate(gpu, shape, inner, to, n_, count(d), kind, gated)?;
+            return self.through(active.input(0, n), rows, down, out);
+        };
+        let mut active = Memory::new(gpu, rows * padded)?;
+        let (n, to) = (rows * padded / 4, active.output(rows * padded));
+        let (shape, n, padded) = (Shape::threads(n), n as u64, count(padded));
+        kernels.mlp_activate_bf16(gpu, shape, inner, to, n, count(d), padded, kind, gated)?;
+        let (w, bias) = (&down.weight, down.bias.as_ref());
+        let factor = Factor::bf16(active, rows);
+        w.apply(self, &factor, bias, out.output(rows * w.n), w.n)
     }
 
     fn logits(&self, x: &Buf, rows: usize, head: &Head<Self>, out: &mut Buf) -> Result<()> {

@@ -52,6 +52,14 @@ pub fn bits(coded: &Coded) -> Result<&[u16]> {
     })
 }
 
+impl Factor<'_> {
+    /// Rows that were written as [`Matrix::padded`] says.
+    pub fn bf16(rows: Memory<u16>, m: usize) -> Self {
+        let rows = Rows::Bf16(rows);
+        Self { rows, m }
+    }
+}
+
 impl Matrix {
     pub fn plain(cuda: &Cuda, w: &[f32], n: usize, k: usize) -> Result<Self> {
         let held = Held::F32(Memory::of(&cuda.gpu, &w[..n * k])?);
@@ -74,12 +82,19 @@ impl Matrix {
         Ok(Self { held, n, k })
     }
 
+    /// Length of the rows that a factor in bf16 has; none where it is in f32.
+    pub fn padded(&self) -> Option<usize> {
+        match self.held {
+            Held::F32(_) => None,
+            Held::Bf16(_) => Some(self.k.next_multiple_of(PIECE)),
+        }
+    }
+
     /// `x` [m, k] for products with this matrix and those that are held and as deep as it is.
     pub fn factor<'a>(&self, cuda: &Cuda, x: In<'a, f32>, m: usize) -> Result<Factor<'a>> {
-        let rows = match self.held {
-            Held::F32(_) => Rows::F32(x),
-            Held::Bf16(_) => {
-                let padded = self.k.next_multiple_of(PIECE);
+        let rows = match self.padded() {
+            None => Rows::F32(x),
+            Some(padded) => {
                 let mut rows = Memory::new(&cuda.gpu, m * padded)?;
                 let (shape, out) = (Shape::warps(m), rows.output(m * padded));
                 let [rows_of, k, padded] = [m, self.k, padded].map(count);
