@@ -60,6 +60,31 @@ KERNEL(norm_rows, 256)
 }
 EXPORT(norm_rows)
 
+// The norm of whole rows, rounded to bf16, in rows of `padded`, which is even, with 0 behind them.
+KERNEL(norm_to_bf16, 256)
+(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
+ u16* __restrict__ out, double eps, u32 rows, u32 d, u32 padded, u32 centred) {
+  const u32 r = global_warp();
+  if (r >= rows) return;
+  const float* row = x + (u64)r * d;
+  double mean = 0.0, square = 0.0;
+  if (centred) {
+    for (u32 c = lane_id(); c < d; c += 32) mean += row[c];
+    mean = warp_sum(mean) / d;
+  }
+  for (u32 c = lane_id(); c < d; c += 32) square += (row[c] - mean) * (row[c] - mean);
+  const double scale = 1.0 / sqrt(warp_sum(square) / d + eps);
+  for (u32 c = lane_id() * 2; c < padded; c += 64) {
+    float v[2] = {};
+#pragma unroll
+    for (u32 q = 0; q < 2; ++q)
+      if (c + q < d)
+        v[q] = (float)((row[c + q] - mean) * scale * weight[c + q] + (bias ? bias[c + q] : 0.0f));
+    *reinterpret_cast<u32*>(out + (u64)r * padded + c) = pair_of_bf16(v[0], v[1]);
+  }
+}
+EXPORT(norm_to_bf16)
+
 KERNEL(add_to, 256)
 (const float* __restrict__ delta, float* __restrict__ to, u64 n) {
   const u64 i = (u64)blockIdx.x * 256 + threadIdx.x;

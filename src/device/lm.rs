@@ -213,6 +213,21 @@ pub trait LmOps: Device + Sized {
         out: &mut Self::Buf,
     ) -> Result<()>;
 
+    /// `out` [rows, n] = the norm of `x` [rows, k] through `layer`. `normed` [rows, k] is room for
+    /// what comes between: what it holds then is unspecified.
+    fn norm_linear(
+        &self,
+        x: &Self::Buf,
+        rows: usize,
+        norm: &Norm<Self>,
+        normed: &mut Self::Buf,
+        layer: &Linear<Self>,
+        out: &mut Self::Buf,
+    ) -> Result<()> {
+        self.norm(x, rows, norm, normed)?;
+        self.linear(normed, rows, layer, out)
+    }
+
     /// `out` [rows, heads · head_dim] from `qkv` [rows, queries | keys | values], which it
     /// may overwrite.
     fn attention(
@@ -224,6 +239,21 @@ pub trait LmOps: Device + Sized {
 
     /// `out` [rows, d_model] = the MLP of `x` [rows, d_model].
     fn mlp(&self, x: &Self::Buf, rows: usize, mlp: &Mlp<Self>, out: &mut Self::Buf) -> Result<()>;
+
+    /// `out` [rows, d_model] = the MLP of the norm of `x` [rows, d_model]; `normed` as in
+    /// [`LmOps::norm_linear`].
+    fn norm_mlp(
+        &self,
+        x: &Self::Buf,
+        rows: usize,
+        norm: &Norm<Self>,
+        normed: &mut Self::Buf,
+        mlp: &Mlp<Self>,
+        out: &mut Self::Buf,
+    ) -> Result<()> {
+        self.norm(x, rows, norm, normed)?;
+        self.mlp(normed, rows, mlp, out)
+    }
 
     /// `out` [rows, vocab] = the logits of `x` [rows, d_model].
     fn logits(

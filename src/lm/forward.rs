@@ -353,14 +353,11 @@ impl<D: LmOps> Pass<'_, D> {
     fn attend(&self, layer: usize, block: &Block<D>, m: &mut Memory<D>) -> Result<()> {
         let (device, rows, spec) = (self.device, self.tokens.rows(), self.spec);
         let here = &spec.blocks[layer];
-        let input = match &block.attn_norm {
-            Some(norm) => {
-                device.norm(&m.resid, rows, norm, &mut m.normed)?;
-                &m.normed
-            }
-            None => &m.resid,
-        };
-        device.linear(input, rows, &block.qkv, &mut m.qkv)?;
+        let (x, qkv) = (&m.resid, &block.qkv);
+        match &block.attn_norm {
+            Some(norm) => device.norm_linear(x, rows, norm, &mut m.normed, qkv, &mut m.qkv)?,
+            None => device.linear(x, rows, qkv, &mut m.qkv)?,
+        }
         let attention = Attention {
             spans: self.tokens.spans(),
             rows,
@@ -392,14 +389,10 @@ impl<D: LmOps> Pass<'_, D> {
         delta: &mut D::Buf,
     ) -> Result<()> {
         let (device, rows) = (self.device, self.tokens.rows());
-        let input = match &block.mlp_norm {
-            Some(norm) => {
-                device.norm(resid, rows, norm, normed)?;
-                &*normed
-            }
-            None => resid,
-        };
-        device.mlp(input, rows, &block.mlp, delta)?;
+        match &block.mlp_norm {
+            Some(norm) => device.norm_mlp(resid, rows, norm, normed, &block.mlp, delta)?,
+            None => device.mlp(resid, rows, &block.mlp, delta)?,
+        }
         if let Some(norm) = &block.mlp_post_norm {
             device.norm(delta, rows, norm, normed)?;
             std::mem::swap(delta, normed);

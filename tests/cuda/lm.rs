@@ -4,7 +4,7 @@ use super::cuda_double::gpu;
 use super::device_suite::{coarse, down, fine, up};
 use backpropd::device::coded::Coded;
 use backpropd::device::cuda::Cuda;
-use backpropd::device::lm::{Activation, Head, Linear, LmOps, Mlp, NO_TARGET};
+use backpropd::device::lm::{Activation, Head, Linear, LmOps, Mlp, NO_TARGET, Norm, NormKind};
 use backpropd::device::reference::Reference;
 use backpropd::domain::Precision;
 
@@ -106,6 +106,45 @@ fn the_mlp_of_bf16_weights_agrees_with_the_reference() {
                 assert!(error < most, "{what}");
             }
         }
+    }
+}
+
+/// … to the bit, whether or not rows are whole eights.
+#[test]
+fn a_norm_before_a_product_is_that_norm() {
+    for (kind, d) in [
+        (NormKind::Rms, 37),
+        (NormKind::Layer, 64),
+        (NormKind::Layer, 7),
+    ] {
+        let (rows, n) = (21, 9);
+        let Some(device) = scheduled(77) else {
+            return;
+        };
+        let norm = Norm {
+            kind,
+            eps: 1e-5,
+            weight: up(&device, &fine(d, 1)),
+            bias: (kind == NormKind::Layer).then(|| up(&device, &fine(d, 2))),
+        };
+        let layer = Linear {
+            weight: matrix(&device, n, d, 3),
+            bias: None,
+        };
+        let x = up(&device, &fine(rows * d, 4));
+        let [mut normed, mut room] = [0; 2].map(|_| up(&device, &vec![0.0; rows * d]));
+        let [mut apart, mut together] = [0; 2].map(|_| up(&device, &vec![0.0; rows * n]));
+        device.norm(&x, rows, &norm, &mut normed).unwrap();
+        device.linear(&normed, rows, &layer, &mut apart).unwrap();
+        let out = &mut together;
+        device
+            .norm_linear(&x, rows, &norm, &mut room, &layer, out)
+            .unwrap();
+        assert_eq!(
+            down(&device, &apart),
+            down(&device, &together),
+            "{kind:?} {d}"
+        );
     }
 }
 

@@ -11,12 +11,13 @@ fn full() -> bool {
 }
 
 /// The tests of operations, the quickest first.
-const TESTS: [&str; 13] = [
+const TESTS: [&str; 14] = [
     "operations::factors_are",
     "operations::nan_is",
     "operations::a_later_latent",
     "operations::bits_do_not",
     "operations::latents_of",
+    "lm::a_norm",
     "lm::the_mlp",
     "attention::a_context",
     "attention::tiles_of",
@@ -129,7 +130,7 @@ fn no_kernel_leaves_its_memory() {
         ("LD_PRELOAD", runtime.to_str().unwrap()),
         ("ASAN_OPTIONS", "detect_leaks=0"),
     ];
-    let output = failing(&TESTS[..11], &folder, &[], &variables);
+    let output = failing(&TESTS[..12], &folder, &[], &variables);
     assert!(output.is_none(), "{}", said(&output.unwrap()));
 }
 

@@ -336,6 +336,12 @@ pub const MUTANTS: &[Mutant] = &[
         "from + chunk < rows ? from + chunk : from",
     ),
     (
+        "a norm in bf16 forgets its bias",
+        "lm.cu",
+        "(bias ? bias[c + q] : 0.0f)",
+        "0.0f",
+    ),
+    (
         "an activation in bf16 has a wrong gate",
         "lm.cu",
         "if (c < d && gated) gate = load<4>(row + d);",

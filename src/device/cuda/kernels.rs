@@ -265,6 +265,10 @@ kernels! {
             x: Floats<'_>, weight: Floats<'_>, bias: Option<Floats<'_>>, out: Out<'_, f32>,
             eps: f64, rows: u32, each: u32, stride: u32, offset: u32, d: u32, centred: u32,
         );
+        norm_to_bf16(
+            x: Floats<'_>, weight: Floats<'_>, bias: Option<Floats<'_>>, out: Out<'_, u16>,
+            eps: f64, rows: u32, d: u32, padded: u32, centred: u32,
+        );
         add_to(delta: Floats<'_>, to: Out<'_, f32>, n: u64);
         rotate(
             qkv: Out<'_, f32>, cosines: Floats<'_>, sines: Floats<'_>, start: Ints<'_>,

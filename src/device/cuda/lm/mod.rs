@@ -45,6 +45,68 @@ impl Cuda {
         w.apply(self, &factor, bias, out.output(rows * w.n), w.n)
     }
 
+    /// The norm of `x` as products with `w` take it; in f32 it is written to `normed`.
+    fn normed<'a>(
+        &self,
+        x: &Buf,
+        rows: usize,
+        norm: &Norm<Self>,
+        normed: &'a mut Buf,
+        w: &Matrix,
+    ) -> Result<Factor<'a>> {
+        let d = w.k;
+        let Some(padded) = w.padded() else {
+            self.norm(x, rows, norm, normed)?;
+            return w.factor(self, normed.input(0, rows * d), rows);
+        };
+        let len = rows * padded;
+        let mut out = Memory::new(&self.gpu, len)?;
+        self.kernels.norm_to_bf16(
+            &self.gpu,
+            Shape::warps(rows),
+            x.input(0, rows * d),
+            norm.weight.input(0, d),
+            norm.bias.as_ref().map(|bias| bias.input(0, d)),
+            out.output(len),
+            norm.eps,
+            count(rows),
+            count(d),
+            count(padded),
+            u32::from(norm.kind == NormKind::Layer),
+        )?;
+        Ok(Factor::bf16(out, rows))
+    }
+
+    fn mlp_of(&self, x: &Factor<'_>, rows: usize, mlp: &Mlp<Self>, out: &mut Buf) -> Result<()> {
+        let (up, down, d) = (&mlp.up, &mlp.down, mlp.d_mlp);
+        let n = up.weight.n;
+        let mut inner = Memory::new(&self.gpu, rows * n)?;
+        let to = inner.output(rows * n);
+        up.weight.apply(self, x, up.bias.as_ref(), to, n)?;
+        let kind = match mlp.activation {
+            Activation::Gelu => 0,
+            Activation::GeluTanh => 1,
+            Activation::Silu => 2,
+            Activation::Relu => 3,
+        };
+        let (inner, gated) = (inner.input(0, rows * up.weight.n), u32::from(mlp.gated));
+        let (gpu, kernels) = (&self.gpu, &self.kernels);
+        let Some(padded) = down.weight.padded() else {
+            let n = rows * d;
+            let mut active = Memory::new(gpu, n)?;
+            let (shape, to, n_) = (Shape::threads(n), active.output(n), n as u64);
+            kernels.mlp_activate(gpu, shape, inner, to, n_, count(d), kind, gated)?;
+            return self.through(active.input(0, n), rows, down, out);
+        };
+        let mut active = Memory::new(gpu, rows * padded)?;
+        let (n, to) = (rows * padded / 4, active.output(rows * padded));
+        let (shape, n, padded) = (Shape::threads(n), n as u64, count(padded));
+        kernels.mlp_activate_bf16(gpu, shape, inner, to, n, count(d), padded, kind, gated)?;
+        let (w, bias) = (&down.weight, down.bias.as_ref());
+        let factor = Factor::bf16(active, rows);
+        w.apply(self, &factor, bias, out.output(rows * w.n), w.n)
+    }
+
     fn norm_in_place(&self, buf: &mut Buf, norm: &Norm<Self>, of: &Stretches) -> Result<()> {
         let len = of.rows * of.stride;
         // The kernel allows that both are the same.
@@ -141,37 +203,47 @@ impl LmOps for Cuda {
         self.through(x.input(0, rows * layer.weight.k), rows, layer, out)
     }
 
+    fn norm_linear(
+        &self,
+        x: &Buf,
+        rows: usize,
+        norm: &Norm<Self>,
+        normed: &mut Buf,
+        layer: &Linear<Self>,
+        out: &mut Buf,
+    ) -> Result<()> {
+        let w = &layer.weight;
+        let factor = self.normed(x, rows, norm, normed, w)?;
+        w.apply(
+            self,
+            &factor,
+            layer.bias.as_ref(),
+            out.output(rows * w.n),
+            w.n,
+        )
+    }
+
     fn attention(&self, work: &Attention<'_, Self>, qkv: &mut Buf, out: &mut Buf) -> Result<()> {
         attention::attend(self, work, qkv, out)
     }
 
     fn mlp(&self, x: &Buf, rows: usize, mlp: &Mlp<Self>, out: &mut Buf) -> Result<()> {
-        let (up, down, d) = (&mlp.up, &mlp.down, mlp.d_mlp);
-        let mut inner = Memory::new(&self.gpu, rows * up.weight.n)?;
-        let x = x.input(0, rows * up.weight.k);
-        self.through(x, rows, up, &mut inner)?;
-        let kind = match mlp.activation {
-            Activation::Gelu => 0,
-            Activation::GeluTanh => 1,
-            Activation::Silu => 2,
-            Activation::Relu => 3,
-        };
-        let (inner, gated) = (inner.input(0, rows * up.weight.n), u32::from(mlp.gated));
-        let (gpu, kernels) = (&self.gpu, &self.kernels);
-        let Some(padded) = down.weight.padded() else {
-            let n = rows * d;
-            let mut active = Memory::new(gpu, n)?;
-            let (shape, to, n_) = (Shape::threads(n), active.output(n), n as u64);
-            kernels.mlp_activate(gpu, shape, inner, to, n_, count(d), kind, gated)?;
-            return self.through(active.input(0, n), rows, down, out);
-        };
-        let mut active = Memory::new(gpu, rows * padded)?;
-        let (n, to) = (rows * padded / 4, active.output(rows * padded));
-        let (shape, n, padded) = (Shape::threads(n), n as u64, count(padded));
-        kernels.mlp_activate_bf16(gpu, shape, inner, to, n, count(d), padded, kind, gated)?;
-        let (w, bias) = (&down.weight, down.bias.as_ref());
-        let factor = Factor::bf16(active, rows);
-        w.apply(self, &factor, bias, out.output(rows * w.n), w.n)
+        let w = &mlp.up.weight;
+        let factor = w.factor(self, x.input(0, rows * w.k), rows)?;
+        self.mlp_of(&factor, rows, mlp, out)
+    }
+
+    fn norm_mlp(
+        &self,
+        x: &Buf,
+        rows: usize,
+        norm: &Norm<Self>,
+        normed: &mut Buf,
+        mlp: &Mlp<Self>,
+        out: &mut Buf,
+    ) -> Result<()> {
+        let factor = self.normed(x, rows, norm, normed, &mlp.up.weight)?;
+        self.mlp_of(&factor, rows, mlp, out)
     }
 
     fn logits(&self, x: &Buf, rows: usize, head: &Head<Self>, out: &mut Buf) -> Result<()> {
