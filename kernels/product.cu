@@ -2,55 +2,121 @@
 #include "common.cuh"
 
 namespace {
-constexpr u32 TILE = 64, DEPTH = 16, PAD = 4, CHAIN = 256;
-constexpr u32 STRIDE = TILE + PAD;
+constexpr u32 DEPTH = 16, CHAIN = 256;
 
-// c[i, j] = sum over k of a(i, k) * b(j, k), for a tile of 64 x 64: 256 threads, 4 x 4 sums each.
-// `across_k`: neighbours in memory are neighbours in k; else in i and j. The chain of a sum is
-// cut every 256 values, which keeps its error that of short sums.
-template <bool across_k, class A, class B, class Store>
-DEVICE void tile_product(float* shared, u32 m, u32 n, u32 k, A a, B b, Store store) {
-  float* sa = shared;
-  float* sb = shared + DEPTH * STRIDE;
+// c[i, j] = sum over k of a(i, k) * b(j, k), for a tile of 64 x 64, or of 128 x 128 with two HALVES:
+// 256 threads, 4 x 4 sums of each quarter. a and b give four values, which are neighbours in k
+// (`across_k`) or in i and j, and 0 beyond the ends. While a stretch of 16 values of k is multiplied
+// the next is under way. The chain of a sum is cut every 256 values, which keeps its error that of
+// short sums. store takes four sums of a row.
+// Shared: two stretches of both factors, 4 * 16 * (side + 4) numbers.
+template <u32 HALVES, bool across_k, class A, class B, class Store>
+DEVICE void tile_product(float* shared, u32 k, A a, B b, Store store) {
+  constexpr u32 SIDE = 64 * HALVES, STRIDE = SIDE + 4, PANEL = DEPTH * STRIDE;
   const u32 tid = threadIdx.x, tx = tid & 15, ty = tid >> 4;
-  const u32 i0 = blockIdx.y * TILE, j0 = blockIdx.x * TILE;
-  float total[4][4] = {}, part[4][4] = {};
-  for (u32 k0 = 0; k0 < k; k0 += DEPTH) {
-    for (u32 q = 0; q < 4; ++q) {
-      const u32 r = across_k ? tid >> 2 : (tid & 15) * 4 + q;
-      const u32 kk = across_k ? (tid & 3) * 4 + q : tid >> 4;
-      const bool deep = k0 + kk < k;
-      sa[kk * STRIDE + r] = deep && i0 + r < m ? a(i0 + r, k0 + kk) : 0.0f;
-      sb[kk * STRIDE + r] = deep && j0 + r < n ? b(j0 + r, k0 + kk) : 0.0f;
+  const u32 i0 = blockIdx.y * SIDE, j0 = blockIdx.x * SIDE;
+  float total[4 * HALVES][4 * HALVES] = {}, part[4 * HALVES][4 * HALVES] = {};
+  Pack<4> next[2][HALVES];
+
+  auto row_of = [&](u32 h) { return across_k ? (tid >> 2) + 64 * h : tid % (SIDE / 4) * 4; };
+  auto depth_of = [&](u32 h) { return across_k ? (tid & 3) * 4 : tid / (SIDE / 4) + DEPTH / HALVES * h; };
+  auto fetch = [&](u32 k0) {
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h) {
+      next[0][h] = a(i0 + row_of(h), k0 + depth_of(h));
+      next[1][h] = b(j0 + row_of(h), k0 + depth_of(h));
     }
+  };
+  auto put = [&](float* panels) {
+#pragma unroll
+    for (u32 f = 0; f < 2; ++f)
+#pragma unroll
+      for (u32 h = 0; h < HALVES; ++h) {
+        float* to = panels + f * PANEL + depth_of(h) * STRIDE + row_of(h);
+        if (!across_k) ::store<4>(to, next[f][h]);
+        else
+#pragma unroll
+          for (u32 q = 0; q < 4; ++q) to[q * STRIDE] = next[f][h].v[q];
+      }
+  };
+
+  fetch(0);
+  put(shared);
+  for (u32 k0 = 0, turn = 0; k0 < k; k0 += DEPTH, turn ^= 1) {
     __syncthreads();
-#pragma unroll
+    const bool more = k0 + DEPTH < k;
+    if (more) fetch(k0 + DEPTH);
+    const float *sa = shared + turn * 2 * PANEL, *sb = sa + PANEL;
+#pragma unroll(HALVES == 1 ? 8 : 16)
     for (u32 kk = 0; kk < DEPTH; ++kk) {
-      float x[4], y[4];
+      Pack<4> x[HALVES], y[HALVES];
 #pragma unroll
-      for (u32 q = 0; q < 4; ++q) {
-        x[q] = sa[kk * STRIDE + ty * 4 + q];
-        y[q] = sb[kk * STRIDE + tx * 4 + q];
+      for (u32 h = 0; h < HALVES; ++h) {
+        x[h] = load<4>(sa + kk * STRIDE + 64 * h + ty * 4);
+        y[h] = load<4>(sb + kk * STRIDE + 64 * h + tx * 4);
       }
 #pragma unroll
-      for (u32 p = 0; p < 4; ++p)
+      for (u32 p = 0; p < 4 * HALVES; ++p)
 #pragma unroll
-        for (u32 q = 0; q < 4; ++q) part[p][q] += x[p] * y[q];
+        for (u32 q = 0; q < 4 * HALVES; ++q) part[p][q] += x[p / 4].v[p % 4] * y[q / 4].v[q % 4];
     }
-    __syncthreads();
-    if ((k0 + DEPTH) % CHAIN == 0 || k0 + DEPTH >= k)
+    if (more) put(shared + (turn ^ 1) * 2 * PANEL);
+    if ((k0 + DEPTH) % CHAIN == 0 || !more)
 #pragma unroll
-      for (u32 p = 0; p < 4; ++p)
+      for (u32 p = 0; p < 4 * HALVES; ++p)
 #pragma unroll
-        for (u32 q = 0; q < 4; ++q) total[p][q] += part[p][q], part[p][q] = 0.0f;
+        for (u32 q = 0; q < 4 * HALVES; ++q) total[p][q] += part[p][q], part[p][q] = 0.0f;
   }
 #pragma unroll
-  for (u32 p = 0; p < 4; ++p)
+  for (u32 p = 0; p < 4 * HALVES; ++p)
 #pragma unroll
-    for (u32 q = 0; q < 4; ++q) {
-      const u32 i = i0 + ty * 4 + p, j = j0 + tx * 4 + q;
-      if (i < m && j < n) store(i, j, total[p][q]);
+    for (u32 h = 0; h < HALVES; ++h) {
+      const Pack<4> four = {total[p][4 * h], total[p][4 * h + 1], total[p][4 * h + 2], total[p][4 * h + 3]};
+      store(i0 + p / 4 * 64 + ty * 4 + p % 4, j0 + 64 * h + tx * 4, four);
     }
+}
+
+// Four neighbours of a row of `length`, from element `at` on, and 0 beyond its end.
+DEVICE Pack<4> four_of(const float* row, u32 at, u32 length) {
+  if (length % 4 == 0 && at < length) return load<4>(row + at);
+  Pack<4> four = {};
+#pragma unroll
+  for (u32 q = 0; q < 4; ++q)
+    if (at + q < length) four.v[q] = row[at + q];
+  return four;
+}
+
+template <u32 HALVES>
+DEVICE void product(const float* a, const float* center, const float* b, const u32* pick,
+                    const float* bias, float* c, u32 m, u32 n, u32 k, u32 columns) {
+  SHARED(float, shared);
+  const bool aligned = columns % 4 == 0 && ((u64)c & 15) == 0;
+  tile_product<HALVES, true>(
+      shared, k,
+      [&](u32 i, u32 d) {
+        Pack<4> four = {};
+        if (i >= m) return four;
+        four = four_of(a + (u64)i * k, d, k);
+        if (center)
+#pragma unroll
+          for (u32 q = 0; q < 4; ++q)
+            if (d + q < k) four.v[q] -= center[d + q];
+        return four;
+      },
+      [&](u32 j, u32 d) {
+        return j < n ? four_of(b + (u64)(pick ? pick[j] : j) * k, d, k) : Pack<4>{};
+      },
+      [&](u32 i, u32 j, Pack<4> four) {
+        if (i >= m) return;
+        float* to = c + (u64)i * columns + j;
+#pragma unroll
+        for (u32 q = 0; q < 4; ++q)
+          if (bias && j + q < n) four.v[q] += bias[pick ? pick[j + q] : j + q];
+        if (aligned && j + 4 <= n) return ::store<4>(to, four);
+#pragma unroll
+        for (u32 q = 0; q < 4; ++q)
+          if (j + q < n) to[q] = four.v[q];
+      });
 }
 }  // namespace
 
@@ -60,28 +126,34 @@ KERNEL(product_nt, 256)
 (const float* __restrict__ a, const float* __restrict__ center, const float* __restrict__ b,
  const u32* __restrict__ pick, const float* __restrict__ bias, float* __restrict__ c, u32 m, u32 n,
  u32 k, u32 columns) {
-  SHARED(float, shared);
-  tile_product<true>(
-      shared, m, n, k,
-      [&](u32 i, u32 d) { return a[(u64)i * k + d] - (center ? center[d] : 0.0f); },
-      [&](u32 j, u32 d) { return b[(u64)(pick ? pick[j] : j) * k + d]; },
-      [&](u32 i, u32 j, float sum) {
-        c[(u64)i * columns + j] = sum + (bias ? bias[pick ? pick[j] : j] : 0.0f);
-      });
+  product<1>(a, center, b, pick, bias, c, m, n, k, columns);
 }
 EXPORT(product_nt)
+
+// The same in tiles of 128 x 128, for products that have enough of them.
+KERNEL(product_wide, 256)
+(const float* __restrict__ a, const float* __restrict__ center, const float* __restrict__ b,
+ const u32* __restrict__ pick, const float* __restrict__ bias, float* __restrict__ c, u32 m, u32 n,
+ u32 k, u32 columns) {
+  product<2>(a, center, b, pick, bias, c, m, n, k, columns);
+}
+EXPORT(product_wide)
 
 // c [m, n] (+)= a^T . b, with a [k, m] and b [k, n].
 KERNEL(product_tn, 256)
 (const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ c, u32 m, u32 n,
  u32 k, u32 accumulate) {
   SHARED(float, shared);
-  tile_product<false>(
-      shared, m, n, k, [&](u32 i, u32 r) { return a[(u64)r * m + i]; },
-      [&](u32 j, u32 r) { return b[(u64)r * n + j]; },
-      [&](u32 i, u32 j, float sum) {
-        float* place = c + (u64)i * n + j;
-        *place = accumulate ? *place + sum : sum;
+  tile_product<1, false>(
+      shared, k,
+      [&](u32 i, u32 r) { return r < k ? four_of(a + (u64)r * m, i, m) : Pack<4>{}; },
+      [&](u32 j, u32 r) { return r < k ? four_of(b + (u64)r * n, j, n) : Pack<4>{}; },
+      [&](u32 i, u32 j, Pack<4> four) {
+        if (i >= m) return;
+        float* to = c + (u64)i * n + j;
+#pragma unroll
+        for (u32 q = 0; q < 4; ++q)
+          if (j + q < n) to[q] = accumulate ? to[q] + four.v[q] : four.v[q];
       });
 }
 EXPORT(product_tn)

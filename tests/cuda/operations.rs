@@ -19,7 +19,10 @@ const SCHEDULES: [i64; 4] = [0, 1, 2, 77];
 fn scheduled(schedule: i64) -> Option<Cuda> {
     let gpu = gpu()?;
     gpu.schedule(schedule);
-    Some(gpu.open().with_stretch(1 << 14))
+    // Half of them with the tiles that large products have.
+    let from = if schedule > 1 { 1 } else { 132 };
+    let device = gpu.open().with_stretch(1 << 14);
+    Some(device.with_large_tiles_from(from))
 }
 
 #[test]

@@ -6,18 +6,13 @@
 use super::Cuda;
 use super::codes::Codes;
 use super::compact::Compact;
-use super::launch::{Shape, count};
-use super::memory::{In, Memory};
+use super::memory::Memory;
+use super::product::TILE;
 use super::stream;
 use super::tensor::Rounded;
 use super::topk::TopK;
 use crate::device::sae::{Encode, Pick, Select};
 use crate::domain::{Amp, Result};
-
-/// Side of a tile of the product.
-const TILE: usize = 64;
-/// Bytes of shared memory of a block of the product: two slices of 16 of a tile's sides.
-pub const PRODUCT_SHARED: usize = 2 * 16 * (TILE + 4) * 4;
 
 /// A stretch of pre-activations.
 pub struct Stretch<'a> {
@@ -199,7 +194,7 @@ impl Operands {
                 product.w_enc.input(row * d, (d_sae - row) * d),
                 pick,
                 Some(product.b_enc.input(row, d_sae - row)),
-                p,
+                p.output(x.count * columns),
                 [x.count, width, d],
                 columns,
             ),
@@ -223,40 +218,5 @@ impl Cuda {
             operands.multiply(self, product, None, first, width, &mut p, columns)?;
         }
         Ok(())
-    }
-
-    /// out [m, n] = (a − center)·bᵀ + bias, with rows of `columns` in `out`.
-    pub(super) fn product(
-        &self,
-        a: In<'_, f32>,
-        center: Option<In<'_, f32>>,
-        b: In<'_, f32>,
-        pick: Option<In<'_, u32>>,
-        bias: Option<In<'_, f32>>,
-        out: &mut Memory<f32>,
-        [m, n, k]: [usize; 3],
-        columns: usize,
-    ) -> Result<()> {
-        let shape = Shape {
-            blocks: [n.div_ceil(TILE), m.div_ceil(TILE)],
-            threads: 256,
-            shared: PRODUCT_SHARED,
-        };
-        let (gpu, out) = (&self.gpu, out.output(m * columns));
-        let [m, n, k] = [m, n, k].map(count);
-        self.kernels.product_nt(
-            gpu,
-            shape,
-            a,
-            center,
-            b,
-            pick,
-            bias,
-            out,
-            m,
-            n,
-            k,
-            count(columns),
-        )
     }
 }

@@ -33,6 +33,10 @@ kernels! {
             a: Floats<'_>, center: Option<Floats<'_>>, b: Floats<'_>, pick: Option<Ints<'_>>,
             bias: Option<Floats<'_>>, c: Out<'_, f32>, m: u32, n: u32, k: u32, columns: u32,
         );
+        product_wide(
+            a: Floats<'_>, center: Option<Floats<'_>>, b: Floats<'_>, pick: Option<Ints<'_>>,
+            bias: Option<Floats<'_>>, c: Out<'_, f32>, m: u32, n: u32, k: u32, columns: u32,
+        );
         product_tn(
             a: Floats<'_>, b: Floats<'_>, c: Out<'_, f32>, m: u32, n: u32, k: u32,
             accumulate: u32,

@@ -21,6 +21,7 @@ mod launch;
 mod lm;
 mod memory;
 pub mod probe;
+mod product;
 pub mod profile;
 mod rules;
 mod sae;
@@ -58,6 +59,8 @@ pub struct Cuda {
     wgmma: bool,
     /// How the contexts of the last attention lie, for the next one.
     plan: Mutex<Option<Arc<lm::Plan>>>,
+    /// Tiles from which on a product in f32 has large ones.
+    enough: usize,
     /// Multiprocessors: no result depends on how many there are.
     processors: usize,
 }
@@ -111,6 +114,7 @@ impl Cuda {
             amp: Amp::Off,
             first: stream::FIRST,
             wgmma,
+            enough: product::ENOUGH,
             plan: Mutex::new(None),
             processors: usize::try_from(processors).unwrap_or(1).max(1),
         })
@@ -127,6 +131,15 @@ impl Cuda {
     pub fn with_first(self, latents: usize) -> Self {
         Self {
             first: latents,
+            ..self
+        }
+    }
+
+    /// … whose products in f32 have large tiles from this many on.
+    #[must_use]
+    pub fn with_large_tiles_from(self, tiles: usize) -> Self {
+        Self {
+            enough: tiles,
             ..self
         }
     }

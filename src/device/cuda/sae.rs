@@ -3,10 +3,11 @@
 
 use super::Cuda;
 use super::codes::Codes;
-use super::encode::{self, PRODUCT_SHARED};
+use super::encode;
 use super::later::Later;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
+use super::product::small_tiles;
 use super::rules::{RuleArguments, penalty_arguments};
 use crate::device::sae::{
     AdamStep, Decode, EdgeGrads, Encode, HostCodes, OuterGrad, Penalty, Pick, PreAct, Reconstruct,
@@ -259,7 +260,7 @@ impl SaeOps for Cuda {
             w.input(0, d_out * d_in),
             None,
             Some(bias.input(0, d_out)),
-            out,
+            out.output(x.count * d_out),
             [x.count, d_out, d_in],
             d_out,
         )
@@ -274,11 +275,7 @@ impl SaeOps for Cuda {
         dw: &mut Buf,
         accumulate: bool,
     ) -> Result<()> {
-        let shape = Shape {
-            blocks: [d_in.div_ceil(64), d_out.div_ceil(64)],
-            threads: 256,
-            shared: PRODUCT_SHARED,
-        };
+        let shape = small_tiles(d_out, d_in);
         let (a, b, c) = (rows_of(g, d_out), rows_of(x, d_in), dw.output(d_out * d_in));
         let [m, n, k] = [d_out, d_in, x.count].map(count);
         self.kernels

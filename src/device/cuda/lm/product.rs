@@ -3,15 +3,13 @@
 
 use crate::device::coded::Coded;
 use crate::device::cuda::Cuda;
-use crate::device::cuda::encode::PRODUCT_SHARED;
 use crate::device::cuda::launch::{Shape, count};
 use crate::device::cuda::memory::{In, Memory, Out};
 use crate::domain::{Code, Error, Result};
 
 /// Values of k in what tensor cores load at a time.
 const PIECE: usize = 8;
-/// Sides of a tile of `product_nt`, and of `product_bf16`.
-const SIDE: usize = 64;
+/// Side of a tile of `product_bf16`.
 const SIDE_BF16: usize = 128;
 /// Shared memory of `product_bf16`: three stages of two panels of 128 rows of 40.
 const SHARED_BF16: usize = 3 * 2 * 128 * 40 * 2;
@@ -117,18 +115,20 @@ impl Matrix {
     ) -> Result<()> {
         let (n, gpu, kernels) = (self.n, &cuda.gpu, &cuda.kernels);
         let bias = bias.map(|bias| bias.input(0, n));
-        let columns = count(columns);
         let blocks = |side: usize| [n.div_ceil(side), x.m.div_ceil(side)];
         match (&x.rows, &self.held) {
             (Rows::F32(a), Held::F32(b)) => {
-                let shape = Shape {
-                    blocks: blocks(SIDE),
-                    threads: 256,
-                    shared: PRODUCT_SHARED,
-                };
-                let b = b.input(0, n * self.k);
-                let [m, n, k] = [x.m, n, self.k].map(count);
-                kernels.product_nt(gpu, shape, *a, None, b, None, bias, c, m, n, k, columns)
+                let shape = [x.m, n, self.k];
+                cuda.product(
+                    *a,
+                    None,
+                    b.input(0, n * self.k),
+                    None,
+                    bias,
+                    c,
+                    shape,
+                    columns,
+                )
             }
             (Rows::Bf16(a), Held::Bf16(b)) => {
                 let shape = Shape {
@@ -139,7 +139,7 @@ impl Matrix {
                 let k = self.k.next_multiple_of(PIECE);
                 let (a, b) = (a.input(0, x.m * k), b.input(0, n * k));
                 let [m, n, k] = [x.m, n, k].map(count);
-                kernels.product_bf16(gpu, shape, a, b, None, bias, c, m, n, k, columns)
+                kernels.product_bf16(gpu, shape, a, b, None, bias, c, m, n, k, count(columns))
             }
             _ => Err(Error::new(
                 Code::Internal,
