@@ -80,6 +80,8 @@ pub trait Device: Send + Sync + 'static {
     fn write_ints(&self, buf: &mut Self::Ints, at: usize, host: &[u32]) -> Result<()>;
     /// Copies `buf[at..]` to `host`.
     fn read_ints(&self, buf: &Self::Ints, at: usize, host: &mut [u32]) -> Result<()>;
+    /// Sets all of `buf` to 0.
+    fn clear_ints(&self, buf: &mut Self::Ints) -> Result<()>;
 
     /// A buffer that holds `host`.
     fn upload(&self, host: &[Self::Real]) -> Result<Self::Buf> {

@@ -279,6 +279,16 @@ pub trait SaeOps: Device {
 
     /// The numbers of several operations, each as it promised them: one wait for all.
     fn numbers(&self, later: Vec<Self::Later>) -> Result<Vec<Vec<f64>>>;
+    /// … and the first `counts`, with the same wait.
+    fn numbers_and_counts(
+        &self,
+        later: Vec<Self::Later>,
+        counts: &Self::Ints,
+        to: &mut [u32],
+    ) -> Result<Vec<Vec<f64>>> {
+        self.read_ints(counts, 0, to)?;
+        self.numbers(later)
+    }
 
     /// Codes without tokens.
     fn new_codes(&self) -> Self::Codes;
@@ -302,9 +312,19 @@ pub trait SaeOps: Device {
     /// One encoder product, one or more selections of it. The [B, F] matrix is never
     /// held: memory grows with the edges and with a tile.
     fn encode(&self, product: &Encode<'_, Self::Buf>, picks: &mut [Pick<'_, Self>]) -> Result<()>;
-    /// Smallest positive key p·scale_j of the edges; `None` where none is positive.
+    /// As [`SaeOps::encode`], but the backend may guess: then it tells later a number that is 0
+    /// where it guessed right. Where not, the codes are to be made again, by `encode`.
+    fn try_encode(
+        &self,
+        product: &Encode<'_, Self::Buf>,
+        picks: &mut [Pick<'_, Self>],
+    ) -> Result<Option<Self::Later>> {
+        self.encode(product, picks)?;
+        Ok(None)
+    }
+    /// Later the smallest positive key p·scale_j of the edges; 0 where none is positive.
     fn least_positive(&self, codes: &Self::Codes, scale: Option<&Self::Buf>)
-    -> Result<Option<f64>>;
+    -> Result<Self::Later>;
 
     /// a of each edge ([`Rule::value`]) to `values`; later the number of non-zero ones.
     fn activate(

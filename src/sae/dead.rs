@@ -1,5 +1,8 @@
 //! Which latents have not fired for long.
 
+use crate::device::sae::SaeOps;
+use crate::domain::Result;
+
 /// Tokens since each latent last fired, counted on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLatents {
@@ -49,6 +52,49 @@ impl DeadLatents {
     /// Takes the counters of a checkpoint.
     pub fn set_counters(&mut self, counters: &[u32]) {
         self.since_fired.copy_from_slice(counters);
+    }
+}
+
+/// Dead latents as the device knows them.
+pub struct Told<D: SaeOps> {
+    /// Their numbers, ascending.
+    pub list: D::Ints,
+    /// 1 for dead ones \[d_sae\].
+    pub flags: D::Ints,
+    /// What was told last.
+    last: Option<Vec<u32>>,
+}
+
+impl<D: SaeOps> Told<D> {
+    /// Nothing was told about `d_sae` latents.
+    ///
+    /// # Errors
+    /// `out-of-memory`.
+    pub fn new(device: &D, d_sae: usize) -> Result<Self> {
+        Ok(Self {
+            list: device.zero_ints(d_sae)?,
+            flags: device.zero_ints(d_sae)?,
+            last: None,
+        })
+    }
+
+    /// Tells that of `d_sae` latents those in `list` are dead, where others were told last.
+    ///
+    /// # Errors
+    /// Those of writing to the device.
+    pub fn tell(&mut self, device: &D, d_sae: usize, list: &[u32]) -> Result<()> {
+        if self.last.as_deref() == Some(list) {
+            return Ok(());
+        }
+        let mut flags = vec![0; d_sae];
+        for &j in list {
+            flags[j as usize] = 1;
+        }
+        self.last = None;
+        device.write_ints(&mut self.flags, 0, &flags)?;
+        device.write_ints(&mut self.list, 0, list)?;
+        self.last = Some(list.to_vec());
+        Ok(())
     }
 }
 

@@ -165,9 +165,9 @@ impl<D: SaeOps> Inference<D> {
         let mut out = device.zeros(rows * self.dims.d_out)?;
         let active = self.encode(device, Rows::of(&x, rows))?;
         self.decode(device, Rows::of(&x, rows), &mut out)?;
-        let mut counts = vec![0; self.dims.d_sae];
-        device.write_ints(&mut self.fired, 0, &counts)?;
+        device.clear_ints(&mut self.fired)?;
         device.count_fired(&self.codes, self.values.get(), &mut self.fired)?;
+        let mut counts = vec![0; self.dims.d_sae];
         device.read_ints(&self.fired, 0, &mut counts)?;
         for (total, count) in fired.iter_mut().zip(counts) {
             *total += u64::from(count);

@@ -1,6 +1,6 @@
 //! One SAE in training: parameters, moments, counters, and its step.
 
-use super::dead::DeadLatents;
+use super::dead::{DeadLatents, Told};
 use super::init::{self, Sample};
 use super::optim::{Moments, OptimSpec, Update, grad_square};
 use super::params::{Dims, Name, Params};
@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 /// Weight of a new observation in the running mean of BatchTopK's threshold.
 const THETA_RATE: f64 = 0.01;
+/// Steps without a guess after one that guessed wrong: batches resemble each other.
+const DOUBT: u32 = 64;
 
 /// Activations of one step, in the units of the model.
 #[derive(Clone, Copy)]
@@ -89,8 +91,9 @@ pub struct SaeTrainer<D: SaeOps> {
     /// Factors of x and y in training.
     pub(super) scales: [f64; 2],
     fired: D::Ints,
-    dead_list: D::Ints,
-    dead_flags: D::Ints,
+    told: Told<D>,
+    /// Steps to come that do not guess.
+    doubt: u32,
     pub(super) scratch: Memory<D>,
 }
 
@@ -176,8 +179,8 @@ impl<D: SaeOps> SaeTrainer<D> {
             steps: 0,
             scales,
             fired: device.zero_ints(d_sae)?,
-            dead_list: device.zero_ints(d_sae)?,
-            dead_flags: device.zero_ints(d_sae)?,
+            told: Told::new(device, d_sae)?,
+            doubt: 0,
             scratch: Memory::new(device),
             spec: spec.clone(),
             optim: optim.clone(),
@@ -247,24 +250,24 @@ impl<D: SaeOps> SaeTrainer<D> {
         settings: &StepSettings,
     ) -> Result<Outcome> {
         let dead = self.dead.list();
-        let mut later = self.spreads(device, batch)?;
-        let mut pending = self.begin(device, batch, micro, settings)?;
-        self.optim
-            .project(device, self.dims, &self.params, &mut self.grads)?;
-        later.push(grad_square(device, self.dims, &self.grads)?);
-        // The device goes through all of it before anybody waits.
-        let own = later.len();
-        later.extend(pending.take());
-        let numbers = device.numbers(later)?;
-        let (own, of_losses) = numbers.split_at(own);
-        let (spreads, grad_norm) = (&own[..own.len() - 1], own[own.len() - 1][0].sqrt());
-        if spreads.iter().any(|spread| !spread[0].is_finite()) {
+        let guess = self.doubt == 0;
+        self.doubt = self.doubt.saturating_sub(1);
+        let mut measures = self.measure(device, batch, micro, settings, &dead, guess)?;
+        if measures.losses.wrong {
+            self.doubt = DOUBT;
+            measures = self.measure(device, batch, micro, settings, &dead, false)?;
+        }
+        let Measures {
+            spread,
+            losses,
+            grad_norm,
+            fired,
+        } = measures;
+        if !spread.is_finite() {
             return Ok(Outcome::NonFinite {
                 what: "activations",
             });
         }
-        let spread = spreads[spreads.len() - 1][0];
-        let losses = pending.finish(of_losses);
         let loss = losses.total();
         if !(loss.is_finite() && losses.squared_error.is_finite()) {
             return Ok(Outcome::NonFinite { what: "loss" });
@@ -272,8 +275,6 @@ impl<D: SaeOps> SaeTrainer<D> {
         if !grad_norm.is_finite() {
             return Ok(Outcome::NonFinite { what: "gradient" });
         }
-        let mut fired = vec![0; self.dims.d_sae];
-        device.read_ints(&self.fired, 0, &mut fired)?;
         let plan = resample::plan(self, device, batch, &dead, &losses.token_errors)?;
 
         // Nothing below takes memory.
@@ -319,9 +320,42 @@ impl<D: SaeOps> SaeTrainer<D> {
         micro: usize,
         settings: &StepSettings,
     ) -> Result<Losses> {
-        let mut pending = self.begin(device, batch, micro, settings)?;
+        let dead = self.dead.list();
+        let mut pending = self.begin(device, batch, micro, settings, &dead, false)?;
         let numbers = device.numbers(pending.take())?;
         Ok(pending.finish(&numbers))
+    }
+
+    /// All of a step that changes no parameters, with one wait.
+    fn measure(
+        &mut self,
+        device: &D,
+        batch: &Batch<'_, D::Buf>,
+        micro: usize,
+        settings: &StepSettings,
+        dead: &[u32],
+        guess: bool,
+    ) -> Result<Measures> {
+        let mut later = self.spreads(device, batch)?;
+        let mut pending = self.begin(device, batch, micro, settings, dead, guess)?;
+        self.optim
+            .project(device, self.dims, &self.params, &mut self.grads)?;
+        later.push(grad_square(device, self.dims, &self.grads)?);
+        // The device goes through all of it before anybody waits.
+        let own = later.len();
+        later.extend(pending.take());
+        let mut fired = vec![0; self.dims.d_sae];
+        let numbers = device.numbers_and_counts(later, &self.fired, &mut fired)?;
+        let (own, of_losses) = numbers.split_at(own);
+        let (spreads, square) = own.split_at(own.len() - 1);
+        // Of a transcoder's input it matters whether it is finite.
+        let unfit = spreads.iter().find(|spread| !spread[0].is_finite());
+        Ok(Measures {
+            spread: unfit.unwrap_or(&spreads[spreads.len() - 1])[0],
+            losses: pending.finish(of_losses),
+            grad_norm: square[0][0].sqrt(),
+            fired,
+        })
     }
 
     /// Gives the device all work of [`SaeTrainer::gradients`].
@@ -331,10 +365,12 @@ impl<D: SaeOps> SaeTrainer<D> {
         batch: &Batch<'_, D::Buf>,
         micro: usize,
         settings: &StepSettings,
+        dead: &[u32],
+        guess: bool,
     ) -> Result<Pending<D::Later>> {
         let target = self.target_of(batch)?;
-        let dead = self.upload_dead(device)?;
-        let token_errors = self.resamples_next() && dead > 0;
+        self.told.tell(device, self.dims.d_sae, dead)?;
+        let token_errors = self.resamples_next() && !dead.is_empty();
         let memory = &mut self.scratch;
         let (Dims { d_in, d_out, .. }, tokens) = (self.dims, batch.tokens);
         let scaled = |rows, d, factor, out| in_training_units(device, rows, d, factor, out);
@@ -347,7 +383,7 @@ impl<D: SaeOps> SaeTrainer<D> {
             }
             None => x,
         };
-        device.write_ints(&mut self.fired, 0, &vec![0; self.dims.d_sae])?;
+        device.clear_ints(&mut self.fired)?;
         let pass = Pass {
             device,
             spec: &self.spec,
@@ -356,11 +392,12 @@ impl<D: SaeOps> SaeTrainer<D> {
             settings: *settings,
             tokens,
             dead: Dead {
-                list: &self.dead_list,
-                count: dead,
-                flags: &self.dead_flags,
+                list: &self.told.list,
+                count: dead.len(),
+                flags: &self.told.flags,
             },
             token_errors,
+            guess,
         };
         let mut results = Results {
             work: &mut memory.work,
@@ -396,17 +433,6 @@ impl<D: SaeOps> SaeTrainer<D> {
         every > 0 && (self.steps + 1).is_multiple_of(every)
     }
 
-    fn upload_dead(&mut self, device: &D) -> Result<usize> {
-        let list = self.dead.list();
-        let mut flags = vec![0; self.dims.d_sae];
-        for &j in &list {
-            flags[j as usize] = 1;
-        }
-        device.write_ints(&mut self.dead_flags, 0, &flags)?;
-        device.write_ints(&mut self.dead_list, 0, &list)?;
-        Ok(list.len())
-    }
-
     /// What a transcoder reconstructs.
     fn target_of<'a>(&self, batch: &Batch<'a, D::Buf>) -> Result<Option<&'a D::Buf>> {
         let wrong = |message| Err(Error::new(Code::Internal, "batch", message));
@@ -428,6 +454,16 @@ impl<D: SaeOps> SaeTrainer<D> {
             .transpose()?;
         Ok(std::iter::once(input).chain(target).collect())
     }
+}
+
+/// What a step is decided by.
+struct Measures {
+    /// Variance of what is to be reconstructed; not finite where any activation is.
+    spread: f64,
+    losses: Losses,
+    grad_norm: f64,
+    /// How often each latent fired.
+    fired: Vec<u32>,
 }
 
 /// `rows` times `factor`.

@@ -6,7 +6,8 @@ use backpropd::device::cpu::Cpu;
 use backpropd::device::cuda::Cuda;
 use backpropd::device::sae::SaeOps;
 use backpropd::domain::schedule::StepSettings;
-use backpropd::domain::{Code, Result};
+use backpropd::domain::{Amp, Code, Result};
+use backpropd::sae::params::{Dims, Name};
 use backpropd::sae::spec::{Pool, SaeSpec, TopK, Variant};
 use backpropd::sae::{Batch, OptimSpec, Outcome, SaeTrainer, Sample};
 
@@ -82,13 +83,17 @@ fn memory_that_runs_out_is_a_value_wherever_it_does() {
     let Some(gpu) = emulated() else {
         return;
     };
-    let device = gpu.open();
     let mut failures = 0;
     for n in 1.. {
+        // Each time a new one: what a device keeps is taken once.
+        let device = gpu.open();
         gpu.set("fail_alloc_at", n);
         let run = trainer(&device).and_then(|mut trainer| steps(&device, &mut trainer, 1));
         gpu.set("fail_alloc_at", 0);
-        assert_eq!(gpu.get("live"), 0, "memory is left after failure {n}");
+        drop(device);
+        for kind in ["live", "pinned"] {
+            assert_eq!(gpu.get(kind), 0, "memory is left after failure {n}");
+        }
         match run {
             Err(error) => assert_eq!(error.code, Code::OutOfMemory, "{error}"),
             Ok(_) => break,
@@ -182,4 +187,55 @@ fn a_launch_that_is_refused_is_an_error_of_this_program() {
     let error = steps(&device, &mut trainer, 1).unwrap_err();
     assert_eq!(error.code, Code::Internal, "{error}");
     steps(&device, &mut trainer, 1).unwrap();
+}
+
+/// Later latents are larger than all before them, so that more of them pass the bounds than there
+/// is room for.
+#[test]
+fn a_step_that_guessed_wrong_is_made_again() {
+    let Some(gpu) = emulated() else {
+        return;
+    };
+    const LATENTS: usize = 1100;
+    let spec = SaeSpec::new(LATENTS, Variant::TopK(TopK::new(5.0, Pool::Token)));
+    let dims = Dims {
+        d_in: D,
+        d_out: D,
+        d_sae: LATENTS,
+    };
+    let losses = |device: &Cuda| {
+        let start = |name| {
+            let rising = |i: usize| match name {
+                Name::WEnc => (1 + i / D) as f32 / LATENTS as f32,
+                Name::WDec => 0.1,
+                _ => 0.0,
+            };
+            device.upload(&(0..dims.len(name)).map(rising).collect::<Vec<_>>())
+        };
+        let optim = OptimSpec::default();
+        let mut trainer =
+            SaeTrainer::with_start(device, &spec, &optim, dims, 3, [1.0; 2], start).unwrap();
+        let x: Vec<f32> = (0..TOKENS * D)
+            .map(|i| 0.5 + (i / D % 7) as f32 / 16.0)
+            .collect();
+        let x = device.upload(&x).unwrap();
+        let batch = Batch {
+            x: &x,
+            target: None,
+            tokens: TOKENS,
+        };
+        let mut waits = Vec::new();
+        let losses = [(); 3].map(|()| {
+            device.start_profile();
+            let outcome = trainer.step(device, &batch, TOKENS, &settings()).unwrap();
+            waits.push(device.take_profile().unwrap().waits);
+            outcome
+        });
+        (losses, waits)
+    };
+    let (expected, _) = losses(&gpu.open().with_amp(Amp::Bf16).with_first(2048));
+    let (got, waits) = losses(&gpu.open().with_amp(Amp::Bf16).with_first(64));
+    assert_eq!(got, expected);
+    // The guess and the step itself, which asks the streamed codes at once, and then steps that do.
+    assert_eq!(waits, [3, 2, 2]);
 }

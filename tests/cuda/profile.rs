@@ -50,14 +50,21 @@ fn encode(cuda: &Cuda, alone: bool) {
     cuda.download_codes(&codes).unwrap();
 }
 
-/// For all sums together, and for how often latents fired: a wait is time in which the GPU has
-/// nothing to do.
+/// For all that comes back, together: a wait is time in which the GPU has nothing to do. Once the
+/// first step has told it what stays, nothing goes to the GPU.
 #[test]
-fn a_step_of_topk_waits_twice() {
+fn a_step_of_topk_waits_once_and_copies_nothing_to_the_gpu() {
+    for amp in [Amp::Off, Amp::Bf16] {
+        waits_once(amp);
+    }
+}
+
+fn waits_once(amp: Amp) {
     let Some(gpu) = gpu() else {
         return;
     };
-    let cuda = gpu.open();
+    // In bf16 most latents are streamed.
+    let cuda = gpu.open().with_amp(amp).with_first(64);
     let spec = SaeSpec::new(LATENTS, Variant::TopK(TopK::new(5.0, Pool::Token)));
     let optim = OptimSpec::default();
     let mut trainer = SaeTrainer::new(&cuda, &spec, &optim, D, D, 3, Sample::EMPTY).unwrap();
@@ -73,9 +80,14 @@ fn a_step_of_topk_waits_twice() {
         sparsity: 1.0,
         k: None,
     };
+    trainer.step(&cuda, &batch, TOKENS, &settings).unwrap();
     cuda.start_profile();
     trainer.step(&cuda, &batch, TOKENS, &settings).unwrap();
-    assert_eq!(cuda.take_profile().unwrap().waits, 2);
+    let profile = cuda.take_profile().unwrap();
+    assert_eq!(profile.waits, 1);
+    assert_eq!(launches(&profile, "(copy to the GPU)"), 0, "{profile:?}");
+    let streams = launches(&profile, "topk_fold") > 0;
+    assert_eq!(streams, amp == Amp::Bf16, "{profile:?}");
 }
 
 #[test]

@@ -18,7 +18,8 @@
 //   schedule           order of threads and blocks
 //   workers            threads that run blocks
 //
-// Numbers to read: allocs, live, used, peak, launches, loads.
+// Numbers to read: allocs, live, used, peak, launches, loads, and pinned, the allocations of the
+// host's memory that are there.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

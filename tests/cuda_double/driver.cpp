@@ -169,9 +169,11 @@ int cuStreamDestroy_v2(void* stream) {
 }
 int cuStreamSynchronize(void* stream) {
   Device* device = stream ? stream_of(stream)->device : current;
-  BEGIN(device);
-  if (stream) land(stream_of(stream));
-  return double_::SUCCESS;
+  const int code = begin(device);
+  // What was waited for in vain does not come later: its memory may be gone.
+  if (stream && code) stream_of(stream)->landings.clear();
+  if (stream && !code) land(stream_of(stream));
+  return code;
 }
 int cuStreamWaitEvent(void*, void*, unsigned) { return begin(current); }
 int cuEventCreate(void** to, unsigned) {
@@ -211,6 +213,20 @@ int cuMemFree_v2(Address at) {
   return code ? code : begin(current);
 }
 int cuMemFreeAsync(Address at, void*) { return cuMemFree_v2(at); }
+int cuMemHostAlloc(void** to, size_t bytes, unsigned) {
+  BEGIN(current);
+  if (!bytes) return double_::INVALID_VALUE;
+  *to = current->is_due("fail_alloc_at") ? nullptr : aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  if (!*to) return double_::OUT_OF_MEMORY;
+  cuda_double_set(current->ordinal, "pinned", current->number("pinned", 0) + 1);
+  return double_::SUCCESS;
+}
+int cuMemFreeHost(void* at) {
+  if (!current) return double_::INVALID_CONTEXT;
+  cuda_double_set(current->ordinal, "pinned", current->number("pinned", 0) - 1);
+  free(at);
+  return begin(current);
+}
 
 int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) {
   BEGIN(current);

@@ -132,7 +132,7 @@ pub fn everything<D: SaeOps>(
     keep("norm", down(device, &norm));
     keep(
         "least",
-        vec![device.least_positive(&codes, None).unwrap().unwrap_or(-1.0)],
+        numbers(device, device.least_positive(&codes, None).unwrap()),
     );
     let mut part = device.new_codes();
     device

@@ -120,4 +120,9 @@ impl Device for Cpu {
         host.copy_from_slice(&buf[at..at + host.len()]);
         Ok(())
     }
+
+    fn clear_ints(&self, buf: &mut Vec<u32>) -> Result<()> {
+        buf.fill(0);
+        Ok(())
+    }
 }

@@ -61,8 +61,9 @@ impl SaeOps for Cpu {
         encode::encode(&self.pool, product, picks)
     }
 
-    fn least_positive(&self, codes: &Codes, scale: Option<&Vec<f32>>) -> Result<Option<f64>> {
-        Ok(edges::least_positive(codes, scale))
+    fn least_positive(&self, codes: &Codes, scale: Option<&Vec<f32>>) -> Result<Vec<f64>> {
+        let least = edges::least_positive(codes, scale);
+        Ok(vec![least.unwrap_or(0.0)])
     }
 
     fn activate(

@@ -6,7 +6,7 @@ use super::launch::{Shape, count};
 use super::memory::{In, Memory};
 use super::sae::Buf;
 use super::sums::SUMS;
-use crate::device::sae::{Base, Decode, Prefix, Reconstruct, Reconstruction, Target};
+use crate::device::sae::{Base, Decode, Reconstruct, Reconstruction, Target};
 use crate::domain::Result;
 
 /// Columns of a tile of `reconstruct_tiles`.
@@ -64,11 +64,6 @@ impl Cuda {
         }
     }
 
-    pub(super) fn widths(&self, prefixes: &[Prefix]) -> Result<Memory<u32>> {
-        let widths: Vec<u32> = prefixes.iter().map(|p| count(p.width)).collect();
-        Memory::of(&self.gpu, &widths)
-    }
-
     pub(super) fn decoded(&self, work: &Decode<'_, Self>, out: &mut Buf) -> Result<()> {
         let (codes, d) = (work.codes, work.d_out);
         if codes.tokens == 0 {
@@ -106,9 +101,7 @@ impl Cuda {
             Target::Rows(y) => (*y, None),
             Target::Residual { of, out } => (*of, Some(out.input(0, tokens * d))),
         };
-        let widths = self.widths(work.prefixes)?;
-        let scales: Vec<f32> = work.prefixes.iter().map(|p| p.scale as f32).collect();
-        let scales = Memory::of(&self.gpu, &scales)?;
+        let on_gpu = self.prefixes.get(&self.gpu, work.prefixes)?;
         let mut errors = Memory::new(&self.gpu, prefixes * tokens)?;
         let row_ptr = codes.row_ptr.input(0, tokens + 1);
         let latents = codes.latent.input(0, edges);
@@ -118,7 +111,8 @@ impl Cuda {
         let (to, grad) = (out.out.map(|out| out.output(tokens * d)), out.grad);
         let grad = grad.output(prefixes * tokens * d);
         let (dots, squares) = (out.dots.output(edges), errors.output(prefixes * tokens));
-        let (widths, scales) = (widths.input(0, prefixes), scales.input(0, prefixes));
+        let widths = on_gpu.widths.input(0, prefixes);
+        let scales = on_gpu.scales.input(0, prefixes);
         let kernels = &self.kernels;
         if let Some(tiles) = Tiles::of(codes, d, prefixes, self.target.shared) {
             let shape = Shape::blocks(tokens, count(32 * tiles.warps)).shared(tiles.shared);

@@ -6,12 +6,13 @@
 use super::Cuda;
 use super::codes::Codes;
 use super::compact::Compact;
+use super::later::Later;
 use super::memory::Memory;
 use super::product::TILE;
 use super::stream;
 use super::tensor::Rounded;
 use super::topk::TopK;
-use crate::device::sae::{Encode, Pick, Select};
+use crate::device::sae::{Encode, Pick, SaeOps, Select};
 use crate::domain::{Amp, Result};
 
 /// A stretch of pre-activations.
@@ -57,14 +58,33 @@ fn columns_of(cuda: &Cuda, product: &Product<'_>) -> usize {
     fit.clamp(grain, product.d_sae.next_multiple_of(grain))
 }
 
-/// Fills the codes of every pick.
-pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) -> Result<()> {
+/// Fills the codes of every pick. Where it guesses, which it must be allowed to, it says later how
+/// wrong that was.
+pub fn encode(
+    cuda: &Cuda,
+    product: &Product<'_>,
+    picks: &mut [Pick<'_, Cuda>],
+    guess: bool,
+) -> Result<Option<Later>> {
     let operands = Operands::new(cuda, product)?;
     let mut selections = Vec::new();
     let alone = picks.iter().filter(|pick| among(pick).is_none()).count() == 1;
+    let mut wrong = None;
     for pick in &mut *picks {
-        selections.push(match streamed(cuda, product, &operands, pick, alone)? {
-            Some(codes) => Selection::Made(codes),
+        let made = match alone {
+            true => streamed(cuda, product, &operands, pick)?,
+            false => None,
+        };
+        selections.push(match made {
+            Some((codes, overflow)) if guess => {
+                // Of one pick at most.
+                wrong = Some(overflow);
+                Selection::Made(codes)
+            }
+            Some((codes, overflow)) => match cuda.numbers(vec![overflow])?[0][0] {
+                0.0 => Selection::Made(codes),
+                _ => begin(cuda, product, pick)?,
+            },
             None => begin(cuda, product, pick)?,
         });
     }
@@ -121,18 +141,17 @@ pub fn encode(cuda: &Cuda, product: &Product<'_>, picks: &mut [Pick<'_, Cuda>]) 
             Selection::Compact(compact) => compact.finish(),
         };
     }
-    Ok(())
+    Ok(wrong)
 }
 
-/// The codes of a selection that can be made without pre-activations in memory. Of several
-/// among all latents none is: they share what is there.
+/// The codes of a selection that can be made without pre-activations in memory, and later whether
+/// they are wrong. It is for one alone among all latents: several share what is there.
 fn streamed(
     cuda: &Cuda,
     product: &Product<'_>,
     operands: &Operands,
     pick: &Pick<'_, Cuda>,
-    alone: bool,
-) -> Result<Option<Codes>> {
+) -> Result<Option<(Codes, Later)>> {
     match (&pick.select, operands) {
         (
             Select::TopK {
@@ -141,7 +160,7 @@ fn streamed(
                 among: None,
             },
             Operands::Bf16(rounded),
-        ) if alone => stream::topk(cuda, product, rounded, *k, *scale),
+        ) => stream::topk(cuda, product, rounded, *k, *scale),
         _ => Ok(None),
     }
 }

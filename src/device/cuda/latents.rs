@@ -22,8 +22,11 @@ impl Cuda {
         let sorted = codes.by_latent(self)?;
         // One prefix has all latents.
         let prefixes = Some(work.prefixes).filter(|prefixes| prefixes.len() > 1);
-        let (widths, groups) = match prefixes {
-            Some(prefixes) => (Some(self.widths(prefixes)?), prefixes.len()),
+        let (on_gpu, groups) = match prefixes {
+            Some(prefixes) => (
+                Some(self.prefixes.get(&self.gpu, prefixes)?),
+                prefixes.len(),
+            ),
             None => (None, 0),
         };
         let (n, block) = (codes.edges, work.rows.count * d);
@@ -48,7 +51,7 @@ impl Cuda {
                 .buf
                 .input(work.rows.first * d, groups.max(1) * block),
             work.center.map(|center| center.input(0, d)),
-            widths.as_ref().map(|widths| widths.input(0, groups)),
+            on_gpu.as_ref().map(|on_gpu| on_gpu.widths.input(0, groups)),
             out.output(codes.d_sae * d),
             partials.output(2 * pieces * d),
             block as u64,

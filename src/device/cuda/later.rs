@@ -2,6 +2,7 @@
 
 use super::Cuda;
 use super::memory::Memory;
+use super::pinned::Pinned;
 use crate::domain::Result;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -13,6 +14,8 @@ pub struct Later {
     page: Arc<Page>,
     pub(super) at: usize,
     len: usize,
+    /// What 32 bits mean, where it is no sum.
+    read: Option<fn(u32) -> f64>,
 }
 
 /// Numbers on the GPU, which are given out once each.
@@ -46,21 +49,63 @@ impl Cuda {
             }
         };
         *pages = (Arc::downgrade(&page), at + len);
-        Ok(Later { page, at, len })
+        Ok(Later {
+            page,
+            at,
+            len,
+            read: None,
+        })
     }
 
-    /// All of them: each page is read once.
-    pub(super) fn read_later(&self, later: &[Later]) -> Result<Vec<Vec<f64>>> {
-        let mut read: Vec<(&Arc<Page>, Vec<f64>)> = Vec::new();
+    /// Room for one number of 32 bits, each byte of which is `byte` to begin with, and which `read`
+    /// makes what is later told of it.
+    pub(super) fn later_bits(&self, byte: u8, read: fn(u32) -> f64) -> Result<Later> {
+        let later = Later {
+            read: Some(read),
+            ..self.later(1)?
+        };
+        later.memory().fill(later.at, 1, byte)?;
+        Ok(later)
+    }
+
+    /// All of them, and the first counts, after one wait: each page is copied once.
+    pub(super) fn read_later(
+        &self,
+        later: &[Later],
+        counts: &Memory<u32>,
+        to: &mut [u32],
+    ) -> Result<Vec<Vec<f64>>> {
+        let mut pages: Vec<(&Arc<Page>, usize)> = Vec::new();
+        let mut bytes = 0;
         for Later { page, .. } in later {
-            if !read.iter().any(|(known, _)| Arc::ptr_eq(known, page)) {
-                let numbers = locked(page).to_host()?;
-                read.push((page, numbers));
+            if !pages.iter().any(|(known, _)| Arc::ptr_eq(known, page)) {
+                pages.push((page, bytes));
+                bytes += 8 * locked(page).len();
             }
         }
-        let of = |Later { page, at, len }: &Later| {
-            let known = read.iter().find(|(known, _)| Arc::ptr_eq(known, page));
-            known.map_or_else(Vec::new, |(_, numbers)| numbers[*at..at + len].to_vec())
+        let mut landing = locked(&self.landing);
+        let all = bytes + size_of_val(to);
+        let landing = match &mut *landing {
+            Some(landing) if landing.bytes() >= all => landing,
+            other => other.insert(Pinned::new(&self.gpu, all)?),
+        };
+        for (page, at) in &pages {
+            let page = locked(page);
+            landing.receive(*at, &page, page.len())?;
+        }
+        landing.receive(bytes, counts, to.len())?;
+        let read = landing.wait()?;
+        let (numbers, counted) = read[..all].split_at(bytes);
+        to.copy_from_slice(bytemuck::cast_slice(counted));
+        let numbers: &[f64] = bytemuck::cast_slice(numbers);
+        let of = |later: &Later| {
+            let known = pages
+                .iter()
+                .find(|(page, _)| Arc::ptr_eq(page, &later.page));
+            let first = known.map_or(0, |(_, at)| at / 8) + later.at;
+            let each = numbers[first..first + later.len].iter();
+            each.map(|v| later.read.map_or(*v, |read| read(v.to_bits() as u32)))
+                .collect()
         };
         Ok(later.iter().map(of).collect())
     }

@@ -120,15 +120,21 @@ impl<T: bytemuck::Pod> Memory<T> {
 
     /// Sets all bits to 0.
     pub fn clear(&mut self) -> Result<()> {
-        if self.len == 0 {
+        self.fill(0, self.len, 0)
+    }
+
+    /// Sets all bytes of `len` numbers from `at`.
+    pub fn fill(&mut self, at: usize, len: usize, byte: u8) -> Result<()> {
+        let to = self.place(at, len);
+        if len == 0 {
             return Ok(());
         }
         self.gpu.enter()?;
-        let bytes = self.len * size_of::<T>();
+        let bytes = len * size_of::<T>();
         self.gpu.recorded("(clear)", || {
-            // SAFETY: the range is this memory.
+            // SAFETY: the range lies within this memory.
             let done =
-                unsafe { result::memset_d8_async(self.at, 0, bytes, self.gpu.stream.cu_stream()) };
+                unsafe { result::memset_d8_async(to, byte, bytes, self.gpu.stream.cu_stream()) };
             self.gpu.check("clearing memory", done)
         })
     }
@@ -216,6 +222,13 @@ impl<T: bytemuck::Pod> Memory<T> {
     /// `len` numbers from `at`, for a kernel to write, or to read and write.
     pub fn output_at(&mut self, at: usize, len: usize) -> Out<'_, T> {
         Out(self.place(at, len), PhantomData)
+    }
+}
+
+impl Memory<f64> {
+    /// The lower half of number `at`, for a kernel to count in.
+    pub fn half(&mut self, at: usize) -> Out<'_, u32> {
+        Out(self.place(at, 1), PhantomData)
     }
 }
 

@@ -20,6 +20,8 @@ mod later;
 mod launch;
 mod lm;
 mod memory;
+mod pinned;
+mod prefixes;
 pub mod probe;
 mod product;
 pub mod profile;
@@ -38,6 +40,8 @@ use cudarc::driver::{CudaContext, result, sys};
 use kernels::Kernels;
 use later::Pages;
 use memory::{Gpu, Memory};
+use pinned::Pinned;
+use prefixes::Prefixes;
 use profile::Recorder;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -47,6 +51,9 @@ pub struct Cuda {
     gpu: Arc<Gpu>,
     kernels: Kernels,
     pages: Pages,
+    /// Where numbers come to, once there were some.
+    landing: Mutex<Option<Pinned>>,
+    prefixes: Prefixes,
     model: String,
     target: Target,
     /// Bytes of pre-activations that are there at a time.
@@ -108,6 +115,8 @@ impl Cuda {
             gpu,
             kernels,
             pages: Pages::default(),
+            landing: Mutex::default(),
+            prefixes: Prefixes::default(),
             model,
             target,
             stretch: 32 << 20,
@@ -241,5 +250,9 @@ impl Device for Cuda {
 
     fn read_ints(&self, buf: &Memory<u32>, at: usize, host: &mut [u32]) -> Result<()> {
         buf.read(at, host)
+    }
+
+    fn clear_ints(&self, buf: &mut Memory<u32>) -> Result<()> {
+        buf.clear()
     }
 }

@@ -30,7 +30,16 @@ impl SaeOps for Cuda {
     type Later = Later;
 
     fn numbers(&self, later: Vec<Later>) -> Result<Vec<Vec<f64>>> {
-        self.read_later(&later)
+        self.read_later(&later, &Memory::none(&self.gpu), &mut [])
+    }
+
+    fn numbers_and_counts(
+        &self,
+        later: Vec<Later>,
+        counts: &Memory<u32>,
+        to: &mut [u32],
+    ) -> Result<Vec<Vec<f64>>> {
+        self.read_later(&later, counts, to)
     }
 
     fn new_codes(&self) -> Codes {
@@ -65,25 +74,34 @@ impl SaeOps for Cuda {
     }
 
     fn encode(&self, product: &Encode<'_, Buf>, picks: &mut [Pick<'_, Self>]) -> Result<()> {
-        encode::encode(self, product, picks)
+        encode::encode(self, product, picks, false).map(|_| ())
     }
 
-    fn least_positive(&self, codes: &Codes, scale: Option<&Buf>) -> Result<Option<f64>> {
-        const NONE: u32 = u32::MAX;
+    fn try_encode(
+        &self,
+        product: &Encode<'_, Buf>,
+        picks: &mut [Pick<'_, Self>],
+    ) -> Result<Option<Later>> {
+        encode::encode(self, product, picks, true)
+    }
+
+    fn least_positive(&self, codes: &Codes, scale: Option<&Buf>) -> Result<Later> {
         let n = codes.edges;
-        let mut least = Memory::of(&self.gpu, &[NONE])?;
+        let least = self.later_bits(0xff, |key| match key {
+            u32::MAX => 0.0,
+            // Positive keys are ordered as their bits are, with the sign's bit set.
+            key => f64::from(f32::from_bits(key & !(1 << 31))),
+        })?;
         self.kernels.least_positive(
             &self.gpu,
             Shape::threads(n),
             codes.latent.input(0, n),
             codes.pre.input(0, n),
             scale.map(|scale| scale.input(0, codes.d_sae)),
-            least.output(1),
+            least.memory().half(least.at),
             count(n),
         )?;
-        let key = least.to_host()?[0];
-        // Positive keys are ordered as their bits are, with the sign's bit set.
-        Ok((key != NONE).then(|| f64::from(f32::from_bits(key & !(1 << 31)))))
+        Ok(least)
     }
 
     fn activate(&self, codes: &Codes, rule: &Rule<'_, Buf>, values: &mut Buf) -> Result<Later> {

@@ -7,8 +7,9 @@
 use super::Cuda;
 use super::codes::Codes;
 use super::encode::Product;
+use super::later::Later;
 use super::launch::{Shape, count};
-use super::memory::Memory;
+use super::memory::{Memory, Out};
 use super::tensor::Rounded;
 use crate::domain::Result;
 
@@ -50,15 +51,15 @@ fn first(cuda: &Cuda) -> usize {
         .min(FIRST)
 }
 
-/// The k best of every token; `None` where this way is not open, or more passed a bound than
-/// there was room for.
+/// The k best of every token, and later whether they are not: 0, unless more passed a bound than
+/// there was room for. `None` where this way is not open.
 pub fn topk(
     cuda: &Cuda,
     product: &Product<'_>,
     rounded: &Rounded,
     k: usize,
     scale: Option<&Memory<f32>>,
-) -> Result<Option<Codes>> {
+) -> Result<Option<(Codes, Later)>> {
     let (gpu, tokens, d_sae, first) = (&cuda.gpu, product.x.count, product.d_sae, first(cuda));
     if k == 0 || k > MOST.min(first / 2) || d_sae <= first || tokens == 0 {
         return Ok(None);
@@ -72,7 +73,7 @@ pub fn topk(
         pres: Memory::new(gpu, tokens * length)?,
         length,
     };
-    let mut overflow = Memory::zeros(gpu, 1)?;
+    let overflow = cuda.later_bits(0, f64::from)?;
     let mut seen = first;
     while seen < d_sae {
         let width = seen.min(d_sae - seen);
@@ -84,13 +85,10 @@ pub fn topk(
             [seen, width],
             &mut lists,
         )?;
-        best.fold(cuda, &mut lists, &mut overflow)?;
+        best.fold(cuda, &mut lists, overflow.memory().half(overflow.at))?;
         seen += width;
     }
-    if overflow.to_host()?[0] > 0 {
-        return Ok(None);
-    }
-    best.codes(cuda, d_sae).map(Some)
+    Ok(Some((best.codes(cuda, d_sae)?, overflow)))
 }
 
 impl Best {
@@ -133,7 +131,7 @@ impl Best {
     }
 
     /// … and what was appended, which goes from the lists.
-    fn fold(&mut self, cuda: &Cuda, lists: &mut Lists, overflow: &mut Memory<u32>) -> Result<()> {
+    fn fold(&mut self, cuda: &Cuda, lists: &mut Lists, overflow: Out<'_, u32>) -> Result<()> {
         let (tokens, k, places) = (self.tokens, self.k, self.tokens * lists.length);
         let shape = self.shape();
         cuda.kernels.topk_fold(
@@ -145,7 +143,7 @@ impl Best {
             self.keys.output(tokens * k),
             self.pres.output(tokens * k),
             self.bounds.output(tokens),
-            overflow.output(1),
+            overflow,
             count(tokens),
             count(lists.length),
             count(k),

@@ -110,4 +110,9 @@ impl<R: Real> Device for Reference<R> {
         host.copy_from_slice(&buf[at..at + host.len()]);
         Ok(())
     }
+
+    fn clear_ints(&self, buf: &mut Vec<u32>) -> Result<()> {
+        buf.fill(0);
+        Ok(())
+    }
 }

@@ -103,12 +103,13 @@ impl<R: Real> SaeOps for Reference<R> {
         Ok(())
     }
 
-    fn least_positive(&self, codes: &Codes<R>, scale: Option<&Vec<R>>) -> Result<Option<f64>> {
+    fn least_positive(&self, codes: &Codes<R>, scale: Option<&Vec<R>>) -> Result<Vec<f64>> {
         let keys = codes.host.latent.iter().zip(&codes.host.pre);
-        Ok(keys
+        let least = keys
             .map(|(&j, p)| p.to_f64() * scale.map_or(1.0, |s| s[j as usize].to_f64()))
             .filter(|key| *key > 0.0)
-            .min_by(f64::total_cmp))
+            .min_by(f64::total_cmp);
+        Ok(vec![least.unwrap_or(0.0)])
     }
 
     fn activate(

@@ -38,6 +38,8 @@ pub struct Pass<'a, D: SaeOps> {
     pub dead: Dead<'a, D::Ints>,
     /// Whether [`Losses::token_errors`] is wanted.
     pub token_errors: bool,
+    /// Whether the device may guess codes, and later say that it was wrong.
+    pub guess: bool,
 }
 
 /// Dead latents on the device.
@@ -75,6 +77,8 @@ pub struct Losses {
     pub least_key: Option<f64>,
     /// ‖x̂ − y‖² of each token, where it was asked for.
     pub token_errors: Vec<f64>,
+    /// Codes were guessed, and all of this, the gradients too, belongs to wrong ones.
+    pub(super) wrong: bool,
 }
 
 /// What numbers add to losses.

@@ -1,6 +1,6 @@
 //! Steps that the variants share.
 
-use super::{Part, Pass, Results};
+use super::{Part, Pass, Pending, Results};
 use crate::device::Real;
 use crate::device::sae::{
     Among, Base, Decode, Encode, OuterGrad, Pick, Prefix, Reconstruct, Reconstruction, Rows, Rule,
@@ -110,12 +110,30 @@ impl<D: SaeOps> Pass<'_, D> {
                 select,
                 codes: &mut codes.aux,
             };
-            self.device.encode(&self.product(x), &mut [main, aux])?;
+            self.encode_batch(x, &mut [main, aux], &mut to.losses)?;
         } else {
-            self.device.encode(&self.product(x), &mut [main])?;
+            self.encode_batch(x, &mut [main], &mut to.losses)?;
         }
         if topk.pool == Pool::Batch {
-            to.losses.known.least_key = self.device.least_positive(&codes.main, scale)?;
+            let least = self.device.least_positive(&codes.main, scale)?;
+            to.losses.add(least, |least, losses| {
+                losses.least_key = Some(least[0]).filter(|least| *least > 0.0);
+            });
+        }
+        Ok(())
+    }
+
+    fn encode_batch(
+        &self,
+        x: Rows<'_, D::Buf>,
+        picks: &mut [Pick<'_, D>],
+        losses: &mut Pending<D::Later>,
+    ) -> Result<()> {
+        if !self.guess {
+            return self.device.encode(&self.product(x), picks);
+        }
+        if let Some(wrong) = self.device.try_encode(&self.product(x), picks)? {
+            losses.add(wrong, |wrong, losses| losses.wrong = wrong[0] != 0.0);
         }
         Ok(())
     }
