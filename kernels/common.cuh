@@ -99,3 +99,11 @@ DEVICE u32 group_of(const u32* widths, u32 count, u32 latent) {
   while (m + 1 < count && widths[m] <= latent) ++m;
   return m;
 }
+
+// Where column c of row r of a factor in bf16 is: in rows of `padded` values, or with `panels` in
+// panels of 128 rows and 64 values, piece c of 8 values of row r at c ^ (r & 7), as wgmma reads them.
+DEVICE u64 place_of(u32 r, u32 c, u32 padded, u32 panels) {
+  if (!panels) return (u64)r * padded + c;
+  const u64 panel = (u64)(r / 128) * (padded / 64) + c / 64;
+  return panel * 8192 + r % 128 * 64 + ((c / 8 & 7) ^ (r & 7)) * 8 + c % 8;
+}

@@ -60,10 +60,10 @@ KERNEL(norm_rows, 256)
 }
 EXPORT(norm_rows)
 
-// The norm of whole rows, rounded to bf16, in rows of `padded`, which is even, with 0 behind them.
+// The norm of whole rows, rounded to bf16, in rows or panels of `padded` values, with 0 behind them.
 KERNEL(norm_to_bf16, 256)
 (const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
- u16* __restrict__ out, double eps, u32 rows, u32 d, u32 padded, u32 centred) {
+ u16* __restrict__ out, double eps, u32 rows, u32 d, u32 padded, u32 panels, u32 centred) {
   const u32 r = global_warp();
   if (r >= rows) return;
   const float* row = x + (u64)r * d;
@@ -80,7 +80,7 @@ KERNEL(norm_to_bf16, 256)
     for (u32 q = 0; q < 2; ++q)
       if (c + q < d)
         v[q] = (float)((row[c + q] - mean) * scale * weight[c + q] + (bias ? bias[c + q] : 0.0f));
-    *reinterpret_cast<u32*>(out + (u64)r * padded + c) = pair_of_bf16(v[0], v[1]);
+    *reinterpret_cast<u32*>(out + place_of(r, c, padded, panels)) = pair_of_bf16(v[0], v[1]);
   }
 }
 EXPORT(norm_to_bf16)
@@ -176,14 +176,15 @@ KERNEL(mlp_activate, 256)
 }
 EXPORT(mlp_activate)
 
-// … rounded to bf16, in rows of `padded`, a multiple of 8, with 0 behind them. A thread has four.
+// … rounded to bf16, in rows or panels of `padded` values, a multiple of 8, with 0 behind them. A
+// thread has four.
 KERNEL(mlp_activate_bf16, 256)
-(const float* __restrict__ inner, u16* __restrict__ out, u64 n, u32 d, u32 padded, u32 kind,
- u32 gated) {
+(const float* __restrict__ inner, u16* __restrict__ out, u64 n, u32 d, u32 padded, u32 panels,
+ u32 kind, u32 gated) {
   const u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
   if (i >= n) return;
-  const u32 c = (u32)(i % (padded / 4)) * 4;
-  const float* row = inner + i / (padded / 4) * d * (gated ? 2 : 1) + c;
+  const u32 c = (u32)(i % (padded / 4)) * 4, r = (u32)(i / (padded / 4));
+  const float* row = inner + (u64)r * d * (gated ? 2 : 1) + c;
   Pack<4> a = {}, gate = {};
   if (d % 4 == 0) {
     if (c < d) a = load<4>(row);
@@ -199,7 +200,7 @@ KERNEL(mlp_activate_bf16, 256)
 #pragma unroll
   for (u32 q = 0; q < 4; ++q) a.v[q] = activate(kind, a.v[q]) * (gated ? gate.v[q] : 1.0f);
   const u64 low = pair_of_bf16(a.v[0], a.v[1]), high = pair_of_bf16(a.v[2], a.v[3]);
-  *reinterpret_cast<u64*>(out + i * 4) = low | high << 32;
+  *reinterpret_cast<u64*>(out + place_of(r, c, padded, panels)) = low | high << 32;
 }
 EXPORT(mlp_activate_bf16)
 

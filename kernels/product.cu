@@ -13,7 +13,8 @@ constexpr u32 DEPTH = 16, CHAIN = 256;
 template <u32 HALVES, bool across_k, class A, class B, class Store>
 DEVICE void tile_product(float* shared, u32 k, A a, B b, Store store) {
   constexpr u32 SIDE = 64 * HALVES, STRIDE = SIDE + 4, PANEL = DEPTH * STRIDE;
-  const u32 tid = threadIdx.x, tx = tid & 15, ty = tid >> 4;
+  // A warp is 8 threads wide and 4 high: so it loads fewest different values.
+  const u32 tid = threadIdx.x, tx = (tid & 7) | (tid >> 2 & 8), ty = (tid >> 3 & 3) | (tid >> 4 & 12);
   const u32 i0 = blockIdx.y * SIDE, j0 = blockIdx.x * SIDE;
   float total[4 * HALVES][4 * HALVES] = {}, part[4 * HALVES][4 * HALVES] = {};
   Pack<4> next[2][HALVES];

@@ -128,8 +128,7 @@ KERNEL(round_to_panels, 256)
       const float v = two[q / 4].v[q % 4] - (centred ? center[c + q] : 0.0f);
       words[q / 4] |= (u64)to_bf16(v) << q % 4 * 16;
     }
-    const u64 panel = (u64)(r / 128) * panels + piece / 8;
-    u64* to = reinterpret_cast<u64*>(out + panel * 8192 + r % 128 * 64 + ((piece & 7) ^ (r & 7)) * 8);
+    u64* to = reinterpret_cast<u64*>(out + place_of(r, c, panels * 64, 1));
     to[0] = words[0], to[1] = words[1];
   }
 }

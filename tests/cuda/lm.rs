@@ -14,7 +14,13 @@ pub const SCHEDULES: [i64; 3] = [0, 1, 77];
 pub fn scheduled(schedule: i64) -> Option<Cuda> {
     let gpu = gpu()?;
     gpu.schedule(schedule);
-    Some(gpu.open())
+    // Half of them with the rows that GPUs before sm_90 multiply.
+    let device = gpu.open();
+    Some(if schedule % 2 == 1 {
+        device.without_wgmma()
+    } else {
+        device
+    })
 }
 
 #[track_caller]

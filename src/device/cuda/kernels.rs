@@ -271,7 +271,7 @@ kernels! {
         );
         norm_to_bf16(
             x: Floats<'_>, weight: Floats<'_>, bias: Option<Floats<'_>>, out: Out<'_, u16>,
-            eps: f64, rows: u32, d: u32, padded: u32, centred: u32,
+            eps: f64, rows: u32, d: u32, padded: u32, panels: u32, centred: u32,
         );
         add_to(delta: Floats<'_>, to: Out<'_, f32>, n: u64);
         rotate(
@@ -286,8 +286,8 @@ kernels! {
             inner: Floats<'_>, out: Out<'_, f32>, n: u64, d: u32, kind: u32, gated: u32,
         );
         mlp_activate_bf16(
-            inner: Floats<'_>, out: Out<'_, u16>, n: u64, d: u32, padded: u32, kind: u32,
-            gated: u32,
+            inner: Floats<'_>, out: Out<'_, u16>, n: u64, d: u32, padded: u32, panels: u32,
+            kind: u32, gated: u32,
         );
         softcap(logits: Out<'_, f32>, n: u64, cap: f32);
         loss_tile(

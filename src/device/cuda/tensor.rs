@@ -13,10 +13,12 @@ const STAGED: usize = 8 * 128 * 8;
 /// of 40 values.
 const PORTABLE: usize = 128;
 const PORTABLE_SHARED: usize = 3 * 2 * 128 * 40 * 2;
+/// Rows of a panel.
+pub const PANEL: usize = 128;
 /// A tile of wgmma, the depth of its panels, and what it is computed in: four stages of three
 /// panels of 128 rows, two barriers a stage, and what is needed to begin at a multiple of 1024.
-const HOPPER: [usize; 2] = [128, 256];
-const DEPTH: usize = 64;
+pub const HOPPER: [usize; 2] = [PANEL, 256];
+pub const DEPTH: usize = 64;
 const HOPPER_SHARED: usize = 4 * 3 * 128 * DEPTH * 2 + STAGED + 8 * 8 + 1024;
 
 /// x − center and the encoder in bf16.
@@ -143,7 +145,8 @@ impl Rounded {
     }
 }
 
-fn portable(m: usize, n: usize) -> Shape {
+/// The shape of `product_bf16`.
+pub fn portable(m: usize, n: usize) -> Shape {
     Shape {
         blocks: [n.div_ceil(PORTABLE), m.div_ceil(PORTABLE)],
         threads: 256,
@@ -153,7 +156,7 @@ fn portable(m: usize, n: usize) -> Shape {
 
 impl Cuda {
     /// A block a multiprocessor, and no more than there are tiles.
-    fn hopper(&self, m: usize, n: usize) -> Shape {
+    pub(super) fn hopper(&self, m: usize, n: usize) -> Shape {
         let tiles = m.div_ceil(HOPPER[0]) * n.div_ceil(HOPPER[1]);
         Shape::blocks(tiles.min(self.processors), 384).shared(HOPPER_SHARED)
     }
@@ -178,7 +181,7 @@ impl Cuda {
 
     /// The rows less `center`, or those of `pick`, as panels of bf16: `n` rows of `d`, and rows of
     /// 0 up to a multiple of `whole`.
-    fn round_to_panels(
+    pub(super) fn round_to_panels(
         &self,
         rows: In<'_, f32>,
         center: Option<In<'_, f32>>,

@@ -55,11 +55,11 @@ impl Cuda {
         w: &Matrix,
     ) -> Result<Factor<'a>> {
         let d = w.k;
-        let Some(padded) = w.padded() else {
+        let Some(layout) = w.layout() else {
             self.norm(x, rows, norm, normed)?;
             return w.factor(self, normed.input(0, rows * d), rows);
         };
-        let len = rows * padded;
+        let (len, [padded, panels]) = (layout.len(rows), layout.arguments());
         let mut out = Memory::new(&self.gpu, len)?;
         self.kernels.norm_to_bf16(
             &self.gpu,
@@ -71,7 +71,8 @@ impl Cuda {
             norm.eps,
             count(rows),
             count(d),
-            count(padded),
+            padded,
+            panels,
             u32::from(norm.kind == NormKind::Layer),
         )?;
         Ok(Factor::bf16(out, rows))
@@ -91,17 +92,18 @@ impl Cuda {
         };
         let (inner, gated) = (inner.input(0, rows * up.weight.n), u32::from(mlp.gated));
         let (gpu, kernels) = (&self.gpu, &self.kernels);
-        let Some(padded) = down.weight.padded() else {
+        let Some(layout) = down.weight.layout() else {
             let n = rows * d;
             let mut active = Memory::new(gpu, n)?;
             let (shape, to, n_) = (Shape::threads(n), active.output(n), n as u64);
             kernels.mlp_activate(gpu, shape, inner, to, n_, count(d), kind, gated)?;
             return self.through(active.input(0, n), rows, down, out);
         };
-        let mut active = Memory::new(gpu, rows * padded)?;
-        let (n, to) = (rows * padded / 4, active.output(rows * padded));
-        let (shape, n, padded) = (Shape::threads(n), n as u64, count(padded));
-        kernels.mlp_activate_bf16(gpu, shape, inner, to, n, count(d), padded, kind, gated)?;
+        let (len, [padded, panels]) = (layout.len(rows), layout.arguments());
+        let mut active = Memory::new(gpu, len)?;
+        let (n, to) = (rows * layout.padded / 4, active.output(len));
+        let (shape, n, d) = (Shape::threads(n), n as u64, count(d));
+        kernels.mlp_activate_bf16(gpu, shape, inner, to, n, d, padded, panels, kind, gated)?;
         let (w, bias) = (&down.weight, down.bias.as_ref());
         let factor = Factor::bf16(active, rows);
         w.apply(self, &factor, bias, out.output(rows * w.n), w.n)

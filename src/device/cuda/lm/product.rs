@@ -5,14 +5,11 @@ use crate::device::coded::Coded;
 use crate::device::cuda::Cuda;
 use crate::device::cuda::launch::{Shape, count};
 use crate::device::cuda::memory::{In, Memory, Out};
+use crate::device::cuda::tensor::{DEPTH, HOPPER, PANEL, portable};
 use crate::domain::{Code, Error, Result};
 
 /// Values of k in what tensor cores load at a time.
 const PIECE: usize = 8;
-/// Side of a tile of `product_bf16`.
-const SIDE_BF16: usize = 128;
-/// Shared memory of `product_bf16`: three stages of two panels of 128 rows of 40.
-const SHARED_BF16: usize = 3 * 2 * 128 * 40 * 2;
 
 /// A weight matrix [n, k].
 pub struct Matrix {
@@ -25,6 +22,49 @@ enum Held {
     F32(Memory<f32>),
     /// Rows of a multiple of 8, with 0 behind them.
     Bf16(Memory<u16>),
+    /// Panels for wgmma, with 0 behind the rows and below them.
+    Panels(Memory<u16>),
+}
+
+/// How a factor in bf16 lies in memory: see `place_of` in `common.cuh`.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    /// Length of a row.
+    pub padded: usize,
+    /// Whether rows are cut into panels.
+    pub panels: bool,
+}
+
+impl Layout {
+    fn new(panels: bool, k: usize) -> Self {
+        let padded = k.next_multiple_of(if panels { DEPTH } else { PIECE });
+        Self { padded, panels }
+    }
+
+    /// Numbers that `m` rows take, whole panels where there are such.
+    pub fn len(self, m: usize) -> usize {
+        let rows = if self.panels {
+            m.next_multiple_of(PANEL)
+        } else {
+            m
+        };
+        rows * self.padded
+    }
+
+    /// As kernels take it.
+    pub fn arguments(self) -> [u32; 2] {
+        [count(self.padded), u32::from(self.panels)]
+    }
+
+    /// The first value of piece `piece` of row `row`.
+    fn place(self, row: usize, piece: usize) -> usize {
+        if !self.panels {
+            return row * self.padded + piece * PIECE;
+        }
+        let panel = row / PANEL * (self.padded / DEPTH) + piece * PIECE / DEPTH;
+        let swizzled = (piece % (DEPTH / PIECE)) ^ (row % PIECE);
+        (panel * PANEL + row % PANEL) * DEPTH + swizzled * PIECE
+    }
 }
 
 /// Rows [m, k] as the products with a matrix take them.
@@ -51,7 +91,7 @@ pub fn bits(coded: &Coded) -> Result<&[u16]> {
 }
 
 impl Factor<'_> {
-    /// Rows that were written as [`Matrix::padded`] says.
+    /// Rows that were written as [`Matrix::layout`] says.
     pub fn bf16(rows: Memory<u16>, m: usize) -> Self {
         let rows = Rows::Bf16(rows);
         Self { rows, m }
@@ -66,36 +106,46 @@ impl Matrix {
 
     pub fn coded(cuda: &Cuda, coded: &Coded) -> Result<Self> {
         let (n, k, bits) = (coded.n(), coded.k(), bits(coded)?);
-        let padded = k.next_multiple_of(PIECE);
-        let rows = if padded == k {
-            Memory::of(&cuda.gpu, bits)?
+        let layout = Layout::new(cuda.wgmma, k);
+        let whole = if layout.panels {
+            n.next_multiple_of(HOPPER[1])
         } else {
-            let mut rows = vec![0; n * padded];
-            for (to, row) in rows.chunks_exact_mut(padded).zip(bits.chunks_exact(k)) {
-                to[..k].copy_from_slice(row);
-            }
-            Memory::of(&cuda.gpu, &rows)?
+            n
         };
-        let held = Held::Bf16(rows);
+        let mut rows = vec![0; layout.len(whole)];
+        for (r, row) in bits.chunks_exact(k).enumerate() {
+            for (piece, values) in row.chunks(PIECE).enumerate() {
+                rows[layout.place(r, piece)..][..values.len()].copy_from_slice(values);
+            }
+        }
+        let rows = Memory::of(&cuda.gpu, &rows)?;
+        let held = match layout.panels {
+            true => Held::Panels(rows),
+            false => Held::Bf16(rows),
+        };
         Ok(Self { held, n, k })
     }
 
-    /// Length of the rows that a factor in bf16 has; none where it is in f32.
-    pub fn padded(&self) -> Option<usize> {
+    /// How a factor in bf16 has to lie; none where it is in f32.
+    pub fn layout(&self) -> Option<Layout> {
         match self.held {
             Held::F32(_) => None,
-            Held::Bf16(_) => Some(self.k.next_multiple_of(PIECE)),
+            Held::Bf16(_) => Some(Layout::new(false, self.k)),
+            Held::Panels(_) => Some(Layout::new(true, self.k)),
         }
     }
 
     /// `x` [m, k] for products with this matrix and those that are held and as deep as it is.
     pub fn factor<'a>(&self, cuda: &Cuda, x: In<'a, f32>, m: usize) -> Result<Factor<'a>> {
-        let rows = match self.padded() {
+        let rows = match self.layout() {
             None => Rows::F32(x),
-            Some(padded) => {
-                let mut rows = Memory::new(&cuda.gpu, m * padded)?;
-                let (shape, out) = (Shape::warps(m), rows.output(m * padded));
-                let [rows_of, k, padded] = [m, self.k, padded].map(count);
+            Some(layout) if layout.panels => {
+                Rows::Bf16(cuda.round_to_panels(x, None, None, [m, self.k, PANEL])?)
+            }
+            Some(layout) => {
+                let mut rows = Memory::new(&cuda.gpu, layout.len(m))?;
+                let (shape, out) = (Shape::warps(m), rows.output(layout.len(m)));
+                let [rows_of, k, padded] = [m, self.k, layout.padded].map(count);
                 let (gpu, kernels) = (&cuda.gpu, &cuda.kernels);
                 kernels.round_to_bf16(gpu, shape, x, None, out, rows_of, k, padded)?;
                 Rows::Bf16(rows)
@@ -115,7 +165,6 @@ impl Matrix {
     ) -> Result<()> {
         let (n, gpu, kernels) = (self.n, &cuda.gpu, &cuda.kernels);
         let bias = bias.map(|bias| bias.input(0, n));
-        let blocks = |side: usize| [n.div_ceil(side), x.m.div_ceil(side)];
         match (&x.rows, &self.held) {
             (Rows::F32(a), Held::F32(b)) => {
                 let shape = [x.m, n, self.k];
@@ -131,15 +180,16 @@ impl Matrix {
                 )
             }
             (Rows::Bf16(a), Held::Bf16(b)) => {
-                let shape = Shape {
-                    blocks: blocks(SIDE_BF16),
-                    threads: 256,
-                    shared: SHARED_BF16,
-                };
-                let k = self.k.next_multiple_of(PIECE);
+                let (shape, k) = (portable(x.m, n), self.k.next_multiple_of(PIECE));
                 let (a, b) = (a.input(0, x.m * k), b.input(0, n * k));
-                let [m, n, k] = [x.m, n, k].map(count);
-                kernels.product_bf16(gpu, shape, a, b, None, bias, c, m, n, k, count(columns))
+                let [m, n, k, columns] = [x.m, n, k, columns].map(count);
+                kernels.product_bf16(gpu, shape, a, b, None, bias, c, m, n, k, columns)
+            }
+            (Rows::Bf16(a), Held::Panels(b)) => {
+                let (shape, depths) = (cuda.hopper(x.m, n), self.k.div_ceil(DEPTH));
+                let (a, b) = (a.input(0, a.len()), b.input(0, b.len()));
+                let [m, n, depths, columns] = [x.m, n, depths, columns].map(count);
+                kernels.product_hopper(gpu, shape, a, b, None, bias, c, m, n, depths, columns)
             }
             _ => Err(Error::new(
                 Code::Internal,
