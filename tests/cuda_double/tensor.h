@@ -165,69 +165,11 @@ template <int left> void warpgroup_wait() {
   }
 }
 
-// ---- barriers for transactions: they count who arrives and the bytes that land ----------------
+// ---- barriers for transactions: see barrier.cpp ------------------------------------------------
 
-namespace emulator {
-struct Transactions {
-  uint8_t expected, pending;
-  uint16_t phase;
-  int32_t bytes;
-};
-static_assert(sizeof(Transactions) == 8, "a barrier is 8 bytes");
-inline Transactions* transactions(u64* barrier) {
-  if (uintptr_t(barrier) % 8 || !is_shared(barrier, 8)) fail("a barrier outside shared memory");
-  return reinterpret_cast<Transactions*>(barrier);
-}
-inline void turn(Transactions* t) {
-  if (t->pending || t->bytes) return;
-  ++t->phase;
-  t->pending = t->expected;
-  wake_sleepers();
-}
-}  // namespace emulator
-
-inline void barrier_init(u64* barrier, u32 arrivals) {
-  *emulator::transactions(barrier) = {uint8_t(arrivals), uint8_t(arrivals), 0, 0};
-}
+void barrier_init(u64* barrier, u32 arrivals);
 inline void barrier_show() {}
-inline void barrier_arrive(u64* barrier) {
-  auto* t = emulator::transactions(barrier);
-  emulator::give(barrier);
-  if (!t->pending) emulator::fail("more arrive at a barrier than it waits for");
-  --t->pending;
-  emulator::turn(t);
-}
-inline void barrier_expect(u64* barrier, u32 bytes) {
-  emulator::transactions(barrier)->bytes += int32_t(bytes);
-  barrier_arrive(barrier);
-}
-inline void copy_bulk(void* to, const void* from, u32 bytes, u64* barrier) {
-  if ((uintptr_t(to) | uintptr_t(from) | bytes) % 16) emulator::fail("a bulk copy off its alignment");
-  if (!emulator::is_shared(to, bytes)) emulator::fail("a bulk copy outside shared memory");
-  emulator::transactions(barrier);
-  // Who reads before the barrier turns reads NaN.
-  memset(to, 0xff, bytes);
-  emulator::bulk_copies().push_back({to, from, bytes, barrier});
-  emulator::wake_sleepers();
-}
-inline void barrier_wait(u64* barrier, u32 parity) {
-  auto* t = emulator::transactions(barrier);
-  while ((t->phase & 1) == (parity & 1)) {
-    auto& copies = emulator::bulk_copies();
-    bool landed = false;
-    for (size_t i = 0; i < copies.size();) {
-      const auto copy = copies[i];
-      if (copy.barrier != barrier) {
-        ++i;
-        continue;
-      }
-      memcpy(copy.to, copy.from, copy.bytes);
-      t->bytes -= int32_t(copy.bytes);
-      copies.erase(copies.begin() + long(i));
-      landed = true;
-    }
-    if (landed) emulator::turn(t);
-    else emulator::sleep_for_transaction();
-  }
-  emulator::take(barrier);
-}
+void barrier_arrive(u64* barrier);
+void barrier_expect(u64* barrier, u32 bytes);
+void barrier_wait(u64* barrier, u32 parity);
+void copy_bulk(void* to, const void* from, u32 bytes, u64* barrier);
