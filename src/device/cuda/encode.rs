@@ -223,7 +223,7 @@ impl Operands {
 }
 
 impl Cuda {
-    /// The encoder product of [`SaeOps::encode`](crate::device::sae::SaeOps::encode), stretch
+    /// The encoder product of [`SaeOps::encode`], stretch
     /// after stretch, of which nothing is kept: what an encoder costs without its selection.
     ///
     /// # Errors
