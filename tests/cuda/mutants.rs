@@ -11,9 +11,10 @@ fn full() -> bool {
 }
 
 /// The tests of operations, the quickest first.
-const TESTS: [&str; 14] = [
+const TESTS: [&str; 15] = [
     "operations::factors_are",
     "operations::nan_is",
+    "operations::where_more",
     "operations::a_later_latent",
     "operations::bits_do_not",
     "operations::latents_of",

@@ -185,7 +185,9 @@ fn rounds(device: &Cuda) {
 fn where_more_passes_a_bound_than_there_is_room_for_all_is_looked_at_again() {
     let (tokens, d, latents, k) = (130, 8, 1100, 5);
     let x = vec![1.0; tokens * d];
-    let w: Vec<f64> = (0..latents).flat_map(|j| [(j / 8) as f64; 8]).collect();
+    // The best are the last of those that do not fit, and nothing comes after them.
+    let row = |j: usize| [if j < 1000 { (j / 8) as f64 } else { 0.0 }; 8];
+    let w: Vec<f64> = (0..latents).flat_map(row).collect();
     let chosen = |device: Cuda| {
         let [x, w_enc] = [&x, &w].map(|values| up(&device, values));
         let b_enc = up(&device, &vec![0.0; latents]);
@@ -210,9 +212,9 @@ fn where_more_passes_a_bound_than_there_is_room_for_all_is_looked_at_again() {
         device.encode(&product, &mut [codes_of]).unwrap();
         device.download_codes(&codes).unwrap().latent
     };
-    // Of equal ones the first: the last four, and the first of the eight before them.
-    let expected = [1088, 1096, 1097, 1098, 1099];
-    for device in [scheduled(77), scheduled(1).map(Cuda::without_wgmma)] {
+    // Of eight that are equal the first.
+    let expected = [992, 993, 994, 995, 996];
+    for device in [scheduled(0), scheduled(0).map(Cuda::without_wgmma)] {
         let Some(device) = device else {
             return;
         };
