@@ -3,11 +3,6 @@
 #pragma once
 #include "common.cuh"
 
-// What belongs to a latent.
-struct Column {
-  float bias, scale;
-};
-
 // A tile's sums as a thread has them: ROWS rows and PAIRS pairs of columns, of which the first is
 // `column` and the others follow 8 apart. row(i) says where a row is, sum(i, j, q) is that of
 // column q of the pair. The tile begins at [i0, j0]; `whole` is set where it lies within [m, n].

@@ -1,5 +1,5 @@
 //! The CUDA backend on an emulated GPU: the unmodified code, down to cudarc, over stand-ins for
-//! the driver and for NVRTC (`tests/cuda_double`). Nothing here has run on a GPU.
+//! the driver and for NVRTC (`tests/cuda_double`); or on the GPU that `BACKPROPD_TEST_GPU` names.
 
 #[path = "../cuda_double/mod.rs"]
 mod cuda_double;

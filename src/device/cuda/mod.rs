@@ -1,4 +1,5 @@
-//! The CUDA backend: f32, one NVIDIA GPU, kernels compiled on its host by NVRTC.
+//! The CUDA backend: one NVIDIA GPU, kernels compiled on its host by NVRTC. Everything is f32 but
+//! the factors of products that tensor cores are asked for.
 //!
 //! The driver and NVRTC are loaded when a GPU is asked for, so the same program runs where there
 //! is none. All work goes into one stream, in order; what comes back to the host waits for it.

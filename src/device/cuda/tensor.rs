@@ -162,7 +162,7 @@ impl Cuda {
     }
 
     /// The rows less `center` as bf16, with 0 behind them up to `padded`.
-    fn round_to_bf16(
+    pub(super) fn round_to_bf16(
         &self,
         rows: In<'_, f32>,
         center: Option<In<'_, f32>>,

@@ -101,10 +101,7 @@ pub fn attend(cuda: &Cuda, work: &Attention<'_, Cuda>, qkv: &mut Buf, out: &mut 
         shared,
     };
     if rounded {
-        let mut halves = Memory::new(gpu, len)?;
-        let [n, width] = [rows, width].map(count);
-        let (by_row, to) = (Shape::warps(rows), halves.output(len));
-        kernels.round_to_bf16(gpu, by_row, qkv, None, to, n, width, width)?;
+        let halves = cuda.round_to_bf16(qkv, None, rows, width, width)?;
         let (threads, keys, padded) = match d {
             0..=64 => (256, 64, 72),
             65..=128 => (256, 32, 136),

@@ -3,7 +3,7 @@
 
 use crate::device::coded::Coded;
 use crate::device::cuda::Cuda;
-use crate::device::cuda::launch::{Shape, count};
+use crate::device::cuda::launch::count;
 use crate::device::cuda::memory::{In, Memory, Out};
 use crate::device::cuda::tensor::{DEPTH, HOPPER, PANEL, portable};
 use crate::domain::{Code, Error, Result};
@@ -142,14 +142,7 @@ impl Matrix {
             Some(layout) if layout.panels => {
                 Rows::Bf16(cuda.round_to_panels(x, None, None, [m, self.k, PANEL])?)
             }
-            Some(layout) => {
-                let mut rows = Memory::new(&cuda.gpu, layout.len(m))?;
-                let (shape, out) = (Shape::warps(m), rows.output(layout.len(m)));
-                let [rows_of, k, padded] = [m, self.k, layout.padded].map(count);
-                let (gpu, kernels) = (&cuda.gpu, &cuda.kernels);
-                kernels.round_to_bf16(gpu, shape, x, None, out, rows_of, k, padded)?;
-                Rows::Bf16(rows)
-            }
+            Some(layout) => Rows::Bf16(cuda.round_to_bf16(x, None, m, self.k, layout.padded)?),
         };
         Ok(Factor { rows, m })
     }
