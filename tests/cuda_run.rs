@@ -5,6 +5,7 @@ mod cuda_double;
 
 use common::Fixture;
 use common::daemon::Daemon;
+use rustix::process::Signal;
 use serde_json::Value;
 use std::process::Output;
 
@@ -115,18 +116,125 @@ fn a_gpu_that_breaks_down_ends_the_run_which_goes_on_from_its_checkpoint() {
     assert_eq!(fixture.result("broken"), fixture.result("whole"));
 }
 
+/// behaviour: engine-09
 #[test]
-fn a_gpu_that_is_not_there_is_named() {
-    let fixture = Fixture::new(6);
-    let Some(output) = run(&fixture, "run", "devices=1", &["--device", "cuda:3"]) else {
+fn a_run_that_gets_no_gpu_says_why_in_a_line_with_its_exit_status() {
+    for (state, visible, args, status, said) in [
+        (
+            "devices=1",
+            None,
+            &["--device", "cuda:3"][..],
+            63,
+            "cuda:3: there is one GPU",
+        ),
+        ("", Some(""), &[], 63, "CUDA_VISIBLE_DEVICES is empty"),
+        ("0.mode=2", None, &[], 63, "compute mode is prohibited"),
+        ("0.major=7", None, &[], 63, "compute capability 7.0"),
+        ("driver=11080", None, &[], 63, "CUDA 11.8"),
+        ("init=999", None, &[], 65, "does not start"),
+    ] {
+        let fixture = Fixture::new(6);
+        let Some(double) = cuda_double::double() else {
+            return;
+        };
+        let mut command = fixture.command("run", &["--device", "cuda"]);
+        command.env("LD_LIBRARY_PATH", double.folder());
+        command.env("CUDA_DOUBLE", state).args(args);
+        command.envs(visible.map(|visible| ("CUDA_VISIBLE_DEVICES", visible)));
+        let output = command.output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        assert!(errors.starts_with("error: device-"), "{errors}");
+        assert!(errors.contains(said), "{errors}");
+        assert!(!fixture.path("run").exists(), "nothing was begun");
+    }
+}
+
+#[test]
+fn two_runs_do_not_share_a_gpu_unless_they_are_told_to() {
+    let Some(double) = cuda_double::double() else {
+        return;
+    };
+    let fixture = Fixture::new(50_000);
+    // The same device, which is number 1 for one of them.
+    let state = format!("0.uuid={}", std::process::id());
+    let command = |out: &str, args: &[&str], visible: &str| {
+        let mut command = fixture.command(out, args);
+        command.env("LD_LIBRARY_PATH", double.folder());
+        command.env("CUDA_DOUBLE", &state);
+        command.env("CUDA_VISIBLE_DEVICES", visible);
+        command
+    };
+    let first = fixture.start_with(command("first", &["--device", "cuda"], "0"), 1);
+    let few = ["--set", "training.steps=1"];
+    let refused = command("second", &["--device", "cuda:1"], "1,0")
+        .args(few)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(63), "{said}");
+    let holder = format!(
+        "device-unavailable: cuda:1: process {} of backpropd trains on it",
+        first.child.id()
+    );
+    assert!(said.contains(&holder), "{said}");
+    for (out, args) in [
+        ("other", &["--device", "cuda:0"][..]),
+        ("beside", &["--device", "cuda:1", "--share-gpu"]),
+    ] {
+        events(&command(out, args, "1,0").args(few).output().unwrap());
+    }
+    // A daemon's run waits for it, and says so.
+    let daemon = Daemon::start_with(
+        &fixture,
+        &[
+            ("BACKPROPD_WORKERS__DEVICE", "cuda"),
+            ("LD_LIBRARY_PATH", double.folder().to_str().unwrap()),
+            ("CUDA_DOUBLE", &state),
+        ],
+    );
+    let id = daemon.submit("queued", &few);
+    common::until("it says that it waits", || {
+        let log = daemon.ctl(&["logs", &id.to_string()]);
+        let log = String::from_utf8_lossy(&log.stdout).into_owned();
+        (log.contains("trains on it: waiting")).then_some(())
+    });
+    assert_eq!(first.signal(Signal::TERM), 143);
+    daemon.reaches(id, "completed");
+}
+
+#[test]
+fn a_gpu_that_falls_off_the_bus_is_an_end_of_its_own() {
+    let fixture = Fixture::new(12);
+    let state = "0.fail_launch_at=900 0.fail_launch_code=999";
+    let Some(output) = run(&fixture, "run", state, &[]) else {
         return;
     };
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(63), "{said}");
-    assert!(
-        said.contains("cuda:3") && said.contains("one GPU"),
-        "{said}"
-    );
+    assert_eq!(output.status.code(), Some(65), "{said}");
+    assert!(said.contains("device-lost: cuda:0"), "{said}");
+    events(&run(&fixture, "run", "", &["--resume"]).unwrap());
+}
+
+#[test]
+fn kept_kernels_that_were_damaged_are_made_again_with_a_warning() {
+    let fixture = Fixture::new(2);
+    let Some(output) = run(&fixture, "first", "", &[]) else {
+        return;
+    };
+    events(&output);
+    let kernels = fixture.path("token-cache/kernels");
+    for file in std::fs::read_dir(&kernels).unwrap() {
+        std::fs::write(file.unwrap().path(), "not a kernel").unwrap();
+    }
+    let all = events(&run(&fixture, "second", "", &[]).unwrap());
+    let warnings = common::of_kind(&all, "warning");
+    let about: Vec<_> = warnings
+        .iter()
+        .filter(|w| w["message"].as_str().unwrap().contains("made again"))
+        .collect();
+    assert_eq!(about.len(), 1, "{warnings:?}");
 }
 
 #[test]

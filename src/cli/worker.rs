@@ -12,7 +12,7 @@ use crate::domain::{Code, Error, Result};
 use crate::protocol::wire::{self, Begin, Start, Up};
 use crate::protocol::{Command, Fact, VERSION};
 use crate::worker::link::{Listener, Next, WorkerLink, link};
-use crate::worker::{self, Job, Resume};
+use crate::worker::{self, Job, Resume, Sharing};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use signal_hook::consts::SIGHUP;
 use std::io::{BufRead, BufReader, Write};
@@ -94,6 +94,7 @@ fn job(start: &Start) -> Result<Job> {
         config: RunConfig::parse("run.toml", &start.run_toml, Path::new("/"), &[])?,
         device: start.device,
         threads: start.threads,
+        sharing: Sharing::Among(start.runs_per_gpu),
         resume: Resume::IfAny,
     })
 }

@@ -38,6 +38,8 @@ pub struct Start {
     pub threads: usize,
     /// MiB of address space that the process may take; 0 for no limit.
     pub memory_mib: u64,
+    /// Runs that compute on its GPU at once, itself included.
+    pub runs_per_gpu: usize,
 }
 
 /// A line from a worker whose facts are of the type `F`.

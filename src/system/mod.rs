@@ -1,5 +1,6 @@
 //! What touches the operating system: files that survive a crash, locks, signals.
 
+pub mod claim;
 pub mod clock;
 pub mod files;
 pub mod fs;

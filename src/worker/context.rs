@@ -54,6 +54,11 @@ impl<'a> Context<'a> {
         });
     }
 
+    /// Shows that the worker is at work, where it waits for others.
+    pub fn beat(&self) {
+        self.link.beat();
+    }
+
     /// Tells the listener how far `stage` is; not more often than it can be read.
     pub fn progress(&mut self, stage: Stage, done: u64, total: Option<u64>) -> Result<()> {
         let now = Instant::now();

@@ -9,6 +9,7 @@ mod estimate;
 mod export;
 mod finish;
 mod folder;
+mod gpu;
 pub mod link;
 mod metrics;
 mod pipeline;
@@ -20,11 +21,12 @@ mod train;
 
 use crate::config::RunConfig;
 use crate::device::cpu::Cpu;
-use crate::device::cuda::Cuda;
+use crate::device::cuda::{Cuda, probe};
 use crate::domain::{Amp, Code, DeviceName, Error, Result};
 use crate::protocol::Fact;
 use crate::system::files;
 use context::Context;
+pub use gpu::Sharing;
 use link::WorkerLink;
 
 /// What a worker is to do.
@@ -35,6 +37,8 @@ pub struct Job {
     pub device: DeviceName,
     /// Threads of the CPU device; 0 means one a core.
     pub threads: usize,
+    /// With whom it shares its GPU.
+    pub sharing: Sharing,
     /// What to do with the checkpoints in the run folder.
     pub resume: Resume,
 }
@@ -79,6 +83,11 @@ fn on_cpu(job: &Job, context: &mut Context<'_>) -> Result<()> {
 
 fn on_gpu(ordinal: u16, job: &Job, context: &mut Context<'_>) -> Result<()> {
     let compiled = files::cache_folder(&job.config.output)?.join("kernels");
-    let device = Cuda::open(ordinal.into(), Some(&compiled))?.with_amp(job.config.training.amp);
+    let ordinal = usize::from(ordinal);
+    let _claim = gpu::claim(&probe::find(ordinal)?, job.sharing, context)?;
+    let device = Cuda::open(ordinal, Some(&compiled))?.with_amp(job.config.training.amp);
+    for warning in device.warnings() {
+        context.warn(warning);
+    }
     train::train(&device, job, context)
 }

@@ -134,11 +134,15 @@ impl Fixture {
         lines(&output.stdout)
     }
 
-    #[allow(clippy::zombie_processes)] // a run that ends early fails the test
     /// Starts it and reads its events until one of `step` ≥ `step` was printed.
     pub fn start_until(&self, out: &str, args: &[&str], step: u64) -> Running {
-        let mut child = self
-            .command(out, args)
+        self.start_with(self.command(out, args), step)
+    }
+
+    #[allow(clippy::zombie_processes)] // a run that ends early fails the test
+    /// … of a command of its own.
+    pub fn start_with(&self, mut command: Command, step: u64) -> Running {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

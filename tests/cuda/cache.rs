@@ -32,21 +32,37 @@ fn kernels_are_compiled_once_and_again_where_a_file_is_damaged() {
     let mut flipped = good.clone();
     flipped[good.len() / 2] ^= 1;
     for bad in [&good[..good.len() - 9], &flipped, &[]] {
-        std::fs::write(&first[0].0, bad).unwrap();
-        gpu.try_open(Some(&cache)).unwrap();
+        // However many, it is said once.
+        for (file, _) in &first[..2] {
+            std::fs::write(file, bad).unwrap();
+        }
+        let device = gpu.try_open(Some(&cache)).unwrap();
         assert_eq!(std::fs::read(&first[0].0).unwrap(), good);
+        let [warning] = device.warnings() else {
+            panic!("{:?}", device.warnings());
+        };
+        assert!(warning.contains("are made again"), "{warning}");
+        assert!(warning.contains(cache.to_str().unwrap()), "{warning}");
     }
+    assert!(gpu.try_open(Some(&cache)).unwrap().warnings().is_empty());
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_is_no_error() {
+fn a_cache_that_cannot_be_written_is_told_once_and_no_error() {
     let Some(gpu) = emulated() else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    gpu.try_open(Some(&file.join("kernels"))).unwrap();
+    let device = gpu.try_open(Some(&file.join("kernels"))).unwrap();
+    let [warning] = device.warnings() else {
+        panic!("{:?}", device.warnings());
+    };
+    assert!(
+        warning.starts_with("compiled kernels cannot be kept"),
+        "{warning}"
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! so each case is a process of its own: this test program again, with only `child` to run.
 
 use super::cuda_double::{self, double};
-use backpropd::device::cuda::Cuda;
+use backpropd::device::cuda::{Cuda, probe};
 use backpropd::domain::Code;
 use std::process::Command;
 
@@ -11,6 +11,11 @@ use std::process::Command;
 #[ignore = "runs in a process that the other tests start"]
 fn child() {
     let ordinal: usize = std::env::var("ORDINAL").unwrap().parse().unwrap();
+    if std::env::var_os("UUID").is_some() {
+        let found = probe::find(ordinal).unwrap();
+        println!("OUTCOME uuid {}", found.uuid.unwrap());
+        return;
+    }
     match Cuda::open(ordinal, None) {
         Ok(_) => println!("OUTCOME opened"),
         Err(error) => println!("OUTCOME {error}"),
@@ -93,6 +98,43 @@ fn a_start_that_fails_says_why() {
         ),
         (0, "devices=0", vec![], "device-unavailable: cuda"),
         (
+            0,
+            "",
+            vec![("CUDA_VISIBLE_DEVICES", "")],
+            "device-unavailable: cuda: CUDA_VISIBLE_DEVICES is empty, which hides every GPU (unset",
+        ),
+        (
+            0,
+            "devices=2",
+            vec![("CUDA_VISIBLE_DEVICES", "2,0")],
+            "device-unavailable: cuda: CUDA_VISIBLE_DEVICES=2,0 leaves no GPU (unset",
+        ),
+        (
+            0,
+            "",
+            vec![("CUDA_VISIBLE_DEVICES", "all")],
+            "device-unavailable: cuda: CUDA_VISIBLE_DEVICES=all leaves no GPU",
+        ),
+        (
+            1,
+            "devices=3",
+            vec![("CUDA_VISIBLE_DEVICES", "2")],
+            "device-unavailable: cuda:1: CUDA_VISIBLE_DEVICES=2 leaves one GPU, cuda:0",
+        ),
+        (
+            2,
+            "devices=3",
+            vec![("CUDA_VISIBLE_DEVICES", "2,1")],
+            "device-unavailable: cuda:2: CUDA_VISIBLE_DEVICES=2,1 leaves 2 GPUs, cuda:0 to cuda:1",
+        ),
+        // Numbers are those that the variable gives: this is the one that can compute.
+        (
+            1,
+            "devices=2 1.major=7",
+            vec![("CUDA_VISIBLE_DEVICES", "1,0")],
+            "opened",
+        ),
+        (
             2,
             "devices=2",
             vec![],
@@ -122,6 +164,18 @@ fn a_start_that_fails_says_why() {
             vec![],
             "device-unavailable: cuda:0: its context",
         ),
+        (
+            0,
+            "0.mode=2",
+            vec![],
+            "device-unavailable: cuda:0: its compute mode is prohibited (`nvidia-smi -c DEFAULT`",
+        ),
+        (
+            0,
+            "0.mode=3",
+            vec![],
+            "device-unavailable: cuda:0: its compute mode lets one process in, and another one has",
+        ),
         (0, "0.pools=0", vec![], "opened"),
         (
             0,
@@ -139,6 +193,43 @@ fn a_start_that_fails_says_why() {
             "no hint: {text}"
         );
     }
+}
+
+#[test]
+fn without_a_compiler_the_line_says_what_to_install() {
+    let Some(double) = double() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let driver = folder.path().join("libcuda.so");
+    std::fs::copy(double.folder().join("libcuda.so"), driver).unwrap();
+    // Nothing that the machine itself may have.
+    std::fs::write(folder.path().join("libnvrtc.so"), "").unwrap();
+    let text = outcome(0, &[("LD_LIBRARY_PATH", folder.path().to_str().unwrap())]);
+    if text != "opened" {
+        let said =
+            "device-unavailable: nvrtc: libnvrtc, which compiles the kernels for the GPU, was";
+        assert!(text.starts_with(said), "{text}");
+        assert!(text.contains("pip install nvidia-cuda-nvrtc"), "{text}");
+    }
+}
+
+#[test]
+fn a_device_has_one_uuid_however_it_is_counted() {
+    let uuid = |ordinal, visible: Option<&str>| {
+        let visible = visible.map(|v| ("CUDA_VISIBLE_DEVICES", v));
+        let variables: Vec<_> = [("UUID", "")].into_iter().chain(visible).collect();
+        emulated(ordinal, "0.uuid=10 1.uuid=171", &variables)
+    };
+    let Some(first) = uuid(0, None) else {
+        return;
+    };
+    assert_eq!(first, "uuid 0a000000-0000-0000-0000-000000000000");
+    let second = "uuid ab000000-0000-0000-0000-000000000001";
+    for (ordinal, visible) in [(1, None), (0, Some("1,0")), (0, Some("1"))] {
+        assert_eq!(uuid(ordinal, visible).unwrap(), second);
+    }
+    assert_eq!(uuid(1, Some("1,0")), Some(first));
 }
 
 #[test]

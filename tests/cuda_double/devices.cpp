@@ -63,6 +63,26 @@ long long of_all(const std::string& key, long long otherwise) {
   return it == all().numbers.end() ? otherwise : it->second;
 }
 
+std::vector<int> visible() {
+  const int count = int(of_all("devices", MOST_DEVICES));
+  std::vector<int> list;
+  const char* text = getenv("CUDA_VISIBLE_DEVICES");
+  if (!text) {
+    for (int i = 0; i < count; ++i) list.push_back(i);
+    return list;
+  }
+  for (;;) {
+    char* end;
+    const long index = strtol(text, &end, 10);
+    if (end == text || index < 0 || index >= count) return list;
+    for (int earlier : list)
+      if (earlier == index) return {};
+    list.push_back(int(index));
+    if (*end != ',') return list;
+    text = end + 1;
+  }
+}
+
 long long Device::number(const std::string& key, long long otherwise) {
   std::lock_guard<std::mutex> held(lock);
   auto it = numbers.find(key);

@@ -8,6 +8,8 @@
 //   driver             version of the driver's API, 13000 (of all)
 //   memory             bytes of a device, 1 GiB
 //   major, minor       compute capability, 9.0
+//   uuid               the same for each process that is to see the same device
+//   mode               who may use it: 0 everybody, 2 nobody, 3 another process
 //   pools              whether there are memory pools, 1
 //   fail_alloc_at      the n-th allocation from here on does not get its memory
 //   fail_alloc_above   nor do those of more bytes
@@ -17,6 +19,9 @@
 //   sticky             an error that every call returns from now on
 //   schedule           order of threads and blocks
 //   workers            threads that run blocks
+//
+// Which devices there are, and their numbers, is also up to CUDA_VISIBLE_DEVICES; it names them by
+// index alone.
 //
 // Numbers to read: allocs, live, used, peak, launches, loads, and pinned, the allocations of the
 // host's memory that are there.
@@ -36,6 +41,7 @@ enum Result : int {
   INVALID_VALUE = 1,
   OUT_OF_MEMORY = 2,
   NOT_INITIALIZED = 3,
+  DEVICE_UNAVAILABLE = 46,
   NO_DEVICE = 100,
   INVALID_DEVICE = 101,
   INVALID_IMAGE = 200,
@@ -71,6 +77,8 @@ struct Device {
 
 constexpr int MOST_DEVICES = 256;
 Device& device(int ordinal);
+// The devices, in their order.
+std::vector<int> visible();
 long long of_all(const std::string& key, long long otherwise);
 
 }  // namespace double_

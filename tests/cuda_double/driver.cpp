@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <set>
 
@@ -84,19 +85,28 @@ extern "C" {
 
 int cuInit(unsigned) {
   if (const long long code = double_::of_all("init", 0)) return int(code);
-  return double_::of_all("devices", double_::MOST_DEVICES) ? double_::SUCCESS : double_::NO_DEVICE;
+  return double_::visible().empty() ? double_::NO_DEVICE : double_::SUCCESS;
 }
 int cuDriverGetVersion(int* to) {
   *to = int(double_::of_all("driver", 13000));
   return double_::SUCCESS;
 }
 int cuDeviceGetCount(int* to) {
-  *to = int(double_::of_all("devices", double_::MOST_DEVICES));
+  *to = int(double_::visible().size());
   return double_::SUCCESS;
 }
 int cuDeviceGet(int* to, int ordinal) {
-  if (ordinal < 0 || ordinal >= double_::of_all("devices", double_::MOST_DEVICES)) return double_::INVALID_DEVICE;
-  *to = ordinal;
+  const auto visible = double_::visible();
+  if (ordinal < 0 || size_t(ordinal) >= visible.size()) return double_::INVALID_DEVICE;
+  *to = visible[size_t(ordinal)];
+  return double_::SUCCESS;
+}
+// No other process has such a device, where it is not told so.
+int cuDeviceGetUuid_v2(unsigned char* to, int d) {
+  const long long uuid = double_::device(d).number("uuid", -1 - (long long)getpid());
+  memset(to, 0, 16);
+  memcpy(to, &uuid, 8);
+  to[15] = (unsigned char)d;
   return double_::SUCCESS;
 }
 int cuDeviceGetName(char* to, int length, int) {
@@ -113,6 +123,7 @@ int cuDeviceGetAttribute(int* to, int attribute, int d) {
     case 1: *to = 1024; break;                              // threads of a block
     case 10: *to = 32; break;                               // of a warp
     case 16: *to = 2; break;                                // multiprocessors
+    case 20: *to = int(device.number("mode", 0)); break;    // who may use it
     case 75: *to = int(device.number("major", 9)); break;   // compute capability
     case 76: *to = int(device.number("minor", 0)); break;
     case 97: *to = int(emulator::MOST_SHARED); break;       // shared memory, where asked for
@@ -139,6 +150,7 @@ int cuMemPoolGetAttribute(void* pool, int attribute, void* to) {
 
 int cuDevicePrimaryCtxRetain(void** to, int d) {
   *to = &double_::device(d);
+  if (double_::device(d).number("mode", 0) != 0) return double_::DEVICE_UNAVAILABLE;
   return begin(&double_::device(d));
 }
 int cuDevicePrimaryCtxRelease_v2(int) { return double_::SUCCESS; }

@@ -208,6 +208,7 @@ async fn a_worker_hears_commands_and_may_end_while_nobody_listens_to_it() {
         device: DeviceName::Cpu,
         threads: 1,
         memory_mib: 0,
+        runs_per_gpu: 1,
     });
     let limits = Limits {
         hang: Duration::from_secs(30),

@@ -80,6 +80,10 @@ impl Known {
             .or(own.as_deref());
         let gpus: Vec<GpuStatus> = view.gpus.iter().map(|gpu| gpu.status.clone()).collect();
         let mut fit = leasable(&gpus, allowed);
+        // `cuda` is any of them, and `cuda:N` that one.
+        if let DeviceName::Cuda(n @ 1..) = device {
+            fit = fit.into_iter().skip(n.into()).take(1).collect();
+        }
         if fit.is_empty() {
             return Places::Unneeded;
         }
@@ -237,6 +241,18 @@ mod tests {
             let known = known(Watching::On, ready(), gpus);
             assert_eq!(places(&known, &[]), Some(vec![1]), "{n}");
         }
+    }
+
+    #[test]
+    fn a_daemon_that_is_told_a_number_gives_that_gpu() {
+        let both = known(Watching::On, ready(), vec![well(0), well(1)]);
+        let given = |n| match both.places(DeviceName::Cuda(n), &[]) {
+            Places::Unneeded => None,
+            Places::These(places) => Some(places.iter().map(|l| l.gpu.index).collect::<Vec<_>>()),
+        };
+        assert_eq!(given(0), Some(vec![0, 1]));
+        assert_eq!(given(1), Some(vec![1]));
+        assert_eq!(given(2), None, "its worker says that there is none");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::actors::store::write;
 use crate::actors::trainer::{Limits, Trainer};
 use crate::domain::gpu::Lease;
 use crate::domain::run_state::{Answer, Report};
-use crate::domain::{Result, RunId};
+use crate::domain::{DeviceName, Result, RunId};
 use crate::protocol::VERSION;
 use crate::protocol::wire::Start;
 use crate::store::{Run, Tx};
@@ -60,12 +60,18 @@ impl Runs {
 
     fn start(&mut self, given: Given) {
         let workers = &self.config.workers;
+        let device = match (&given.lease, workers.device) {
+            // It sees no other GPU.
+            (Some(_), DeviceName::Cuda(_)) => DeviceName::Cuda(0),
+            (_, device) => device,
+        };
         let start = Start {
             v: VERSION,
             run_toml: given.toml,
-            device: workers.device,
+            device,
             threads: workers.threads,
             memory_mib: workers.memory_mib,
+            runs_per_gpu: self.config.gpus.runs_per_gpu,
         };
         let limits = Limits {
             hang: workers.hang(),

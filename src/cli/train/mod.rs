@@ -8,7 +8,7 @@ use crate::domain::{Code, DeviceName, Error, Result};
 use crate::protocol::{Ending, Fact};
 use crate::report::screen::{Mode, Screen};
 use crate::worker::{
-    self, Job, Resume,
+    self, Job, Resume, Sharing,
     link::{Listener, Next, link},
 };
 use clap::Args;
@@ -33,6 +33,9 @@ pub struct TrainArgs {
     /// Threads of the CPU device; 0 means one a core. Results do not depend on it
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// Train on the GPU beside other runs of backpropd, which otherwise have it for themselves
+    #[arg(long)]
+    share_gpu: bool,
     /// The run folder; replaces `output` of run.toml
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -67,6 +70,10 @@ pub fn train(args: TrainArgs) -> Result<ExitCode> {
         config,
         device: args.device,
         threads: args.threads,
+        sharing: match args.share_gpu {
+            true => Sharing::Anybody,
+            false => Sharing::Nobody,
+        },
         resume: match args.resume {
             true => Resume::Yes,
             false => Resume::No,

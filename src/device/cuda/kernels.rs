@@ -1,10 +1,10 @@
 //! The kernels, as `kernels/*.cu` have them.
 
+use super::cache::Cache;
 use super::compile::{Source, Target};
 use super::launch::{Argument, Kernel, Shape, kernels, load};
 use super::memory::{Gpu, In, Out};
 use crate::domain::Result;
-use std::path::Path;
 
 /// A file that kernels include.
 pub const HEADERS: &[Source] = &[

@@ -1,14 +1,14 @@
 //! Kernels as functions: one declaration for each says which file it is in and what it takes.
 
+use super::cache::Cache;
 use super::compile::{Source, Target};
+use super::fault;
 use super::memory::{Gpu, In, Out};
-use super::{cache, fault};
 use crate::domain::{Code, Error, Result};
 use cudarc::driver::sys::{self, CUfunction_attribute_enum as Attribute};
 use cudarc::driver::{CudaFunction, DriverError, result};
 use cudarc::nvrtc::Ptx;
 use std::ffi::c_void;
-use std::path::Path;
 use std::sync::Arc;
 
 /// How a kernel is spread over the GPU.
@@ -202,13 +202,8 @@ fn expect_sizes(name: &str, function: &CudaFunction, sizes: &[usize]) -> Result<
 }
 
 /// Compiles `source`, or takes it from the cache, and loads it.
-pub(super) fn load(
-    gpu: &Gpu,
-    target: &Target,
-    source: &Source,
-    folder: Option<&Path>,
-) -> Result<Module> {
-    let code = cache::compiled(source, target, folder)?;
+pub(super) fn load(gpu: &Gpu, target: &Target, source: &Source, cache: &Cache) -> Result<Module> {
+    let code = cache.compiled(source, target)?;
     gpu.enter()?;
     let loaded = gpu.context.load_module(Ptx::from_binary(code));
     let failed = |e: DriverError| fault::error(&gpu.name, source.name, e);
@@ -231,10 +226,10 @@ macro_rules! kernels {
 
         #[allow(missing_docs, clippy::too_many_arguments)]
         impl Kernels {
-            pub fn load(gpu: &Gpu, target: &Target, folder: Option<&Path>) -> Result<Self> {
+            pub fn load(gpu: &Gpu, target: &Target, cache: &Cache) -> Result<Self> {
                 let mut sources = SOURCES.iter();
                 $(
-                    let module = load(gpu, target, sources.next().expect($file), folder)?;
+                    let module = load(gpu, target, sources.next().expect($file), cache)?;
                     $(let sizes = [$(<$type as Argument>::BYTES),*];
                     let $name = Kernel::new(gpu, &module, stringify!($name), &sizes)?;)*
                 )*

@@ -35,6 +35,7 @@ mod topk;
 
 use super::Device;
 use crate::domain::{Amp, Code, Error, Result};
+use cache::Cache;
 use compile::Target;
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::{CudaContext, result, sys};
@@ -71,6 +72,8 @@ pub struct Cuda {
     enough: usize,
     /// Multiprocessors: no result depends on how many there are.
     processors: usize,
+    /// What whoever started should know.
+    warnings: Vec<String>,
 }
 
 impl Cuda {
@@ -80,19 +83,9 @@ impl Cuda {
     /// # Errors
     /// `device-unavailable` where there is no driver, no such GPU or no compiler for it.
     pub fn open(ordinal: usize, cache: Option<&Path>) -> Result<Self> {
-        let count = probe::count()?;
-        let name = format!("cuda:{ordinal}");
-        if ordinal >= count {
-            let found = match count {
-                0 => "there is no GPU".to_owned(),
-                1 => "there is one GPU, cuda:0".to_owned(),
-                n => format!("there are {n} GPUs, cuda:0 to cuda:{}", n - 1),
-            };
-            return Err(Error::new(Code::DeviceUnavailable, name, found)
-                .hint("`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES hides some of them"));
-        }
+        let found = probe::find(ordinal)?;
         compile::expect_fit(probe::driver()?)?;
-        let gpu = Arc::new(start(ordinal, name)?);
+        let gpu = Arc::new(start(ordinal, &found)?);
         let attribute = |which| gpu.check("its attributes", gpu.context.attribute(which));
         let (major, minor) = gpu.check("its capability", gpu.context.compute_capability())?;
         let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
@@ -108,7 +101,8 @@ impl Cuda {
             arch: compile::arch(major, minor),
             shared: usize::try_from(shared).unwrap_or(0),
         };
-        let kernels = Kernels::load(&gpu, &target, cache)?;
+        let cache = Cache::new(cache);
+        let kernels = Kernels::load(&gpu, &target, &cache)?;
         let model = gpu.check("its name", gpu.context.name())?;
         let wgmma = target.arch == "sm_90a";
         let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
@@ -127,7 +121,13 @@ impl Cuda {
             enough: product::ENOUGH,
             plan: Mutex::new(None),
             processors: usize::try_from(processors).unwrap_or(1).max(1),
+            warnings: cache.warnings(),
         })
+    }
+
+    /// What whoever started should know of the kept kernels, a line each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// … whose encoder multiplies such factors.
@@ -173,9 +173,13 @@ impl Cuda {
     }
 }
 
-fn start(ordinal: usize, name: String) -> Result<Gpu> {
-    let failed = |what: &str, e| fault::error(&name, what, e);
-    let context = CudaContext::new(ordinal).map_err(|e| failed("its context", e))?;
+fn start(ordinal: usize, found: &probe::Found) -> Result<Gpu> {
+    probe::expect_access(found, None)?;
+    let context = match CudaContext::new(ordinal) {
+        Ok(context) => context,
+        Err(e) => return Err(probe::expect_access(found, Some(e)).expect_err("a failure")),
+    };
+    let failed = |what: &str, e| fault::error(&found.name, what, e);
     // SAFETY: all work runs in one stream, in order, so there is nothing to synchronise.
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream().map_err(|e| failed("its stream", e))?;
@@ -183,7 +187,7 @@ fn start(ordinal: usize, name: String) -> Result<Gpu> {
         keep_freed_memory(&context).map_err(|e| failed("its memory pool", e))?;
     }
     Ok(Gpu {
-        name,
+        name: found.name.clone(),
         context,
         stream,
         recorder: Recorder::default(),
