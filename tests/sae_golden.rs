@@ -302,8 +302,11 @@ fn the_emulated_cuda_device_agrees_with_autograd() {
     let Some(gpu) = cuda_double::gpu() else {
         return;
     };
-    let device = gpu.open();
-    for golden in Golden::all() {
-        check(&device, &golden, 1e-4);
+    // A row for each edge, or codes as a matrix.
+    for from in [f64::INFINITY, 0.0] {
+        let device = gpu.open().with_dense_from(from);
+        for golden in Golden::all() {
+            check(&device, &golden, 1e-4);
+        }
     }
 }

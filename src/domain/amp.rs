@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What the factors of the encoder's product, where nearly all the work is, are rounded to.
+/// What the factors of the encoder's product, where nearly all the work is, and of other dense
+/// products with codes are rounded to.
 /// Sums, weights, gradients and Adam's moments stay in 32 bits whatever it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -8,10 +8,12 @@ mod device_suite;
 
 mod attention;
 mod cache;
+mod dense;
 mod faults;
 mod lm;
 mod mutants;
 mod operations;
 mod planted;
+mod planted_dense;
 mod profile;
 mod start;

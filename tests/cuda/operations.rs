@@ -14,7 +14,7 @@ use backpropd::domain::Amp;
 /// Orders of threads and blocks: ascending, descending, shuffled.
 const SCHEDULES: [i64; 4] = [0, 1, 2, 77];
 
-/// A device that runs in this order, and holds so few pre-activations at a time that shapes of
+/// A device that runs in this order, takes a row for every edge, and holds so few pre-activations at a time that shapes of
 /// tests need several stretches.
 fn scheduled(schedule: i64) -> Option<Cuda> {
     let gpu = gpu()?;
@@ -22,6 +22,7 @@ fn scheduled(schedule: i64) -> Option<Cuda> {
     // Half of them with the tiles that large products have.
     let from = if schedule > 1 { 1 } else { 132 };
     let device = gpu.open().with_stretch(1 << 14);
+    let device = device.with_dense_from(f64::INFINITY);
     Some(device.with_large_tiles_from(from))
 }
 

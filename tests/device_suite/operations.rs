@@ -6,6 +6,9 @@ fn numbers<D: SaeOps>(device: &D, later: D::Later) -> Vec<f64> {
     device.numbers(vec![later]).unwrap().remove(0)
 }
 
+/// Errors of f32 sums.
+pub const F32: f64 = 2e-6;
+
 /// Everything a step computes, as one list of named results.
 pub fn everything<D: SaeOps>(
     device: &D,
@@ -237,12 +240,15 @@ pub fn dense<D: SaeOps>(device: &D, rows: usize, d: usize) -> Vec<(String, Vec<f
     results
 }
 
-fn compare<D: Device>(
+/// Errors are at most `most` of the largest number of a result.
+pub fn compare<D: Device>(
     device: &D,
     shape: &str,
     got: &[(String, Vec<f64>)],
     expected: &[(String, Vec<f64>)],
+    most: f64,
 ) {
+    assert_eq!(got.len(), expected.len(), "{shape}");
     for ((what, got), (_, expected)) in got.iter().zip(expected) {
         assert_eq!(got.len(), expected.len(), "{what}");
         // What cancels to 0 may leave what f64 rounds.
@@ -250,7 +256,7 @@ fn compare<D: Device>(
         for (i, (g, e)) in got.iter().zip(expected).enumerate() {
             let error = (g - e).abs() / largest;
             assert!(
-                error <= 2e-6,
+                error <= most,
                 "{} {shape}: {what}[{i}]: {g}, expected {e}",
                 device.describe()
             );
@@ -268,7 +274,7 @@ pub fn many_latents<D: SaeOps>(device: &D) {
     };
     let expected = everything(&oracle, shape, &choice, 40_000);
     let got = everything(device, shape, &choice, 40_000);
-    compare(device, &format!("{shape:?}"), &got, &expected);
+    compare(device, &format!("{shape:?}"), &got, &expected, F32);
 }
 
 /// Every operation, on shapes that fill no tile.
@@ -356,7 +362,7 @@ pub fn agree_with_the_reference<D: SaeOps>(devices: &[D]) {
         let expected = everything(&oracle, shape, &choice, shape.latents / 3);
         for device in devices {
             let got = everything(device, shape, &choice, shape.latents / 3);
-            compare(device, &format!("{shape:?}"), &got, &expected);
+            compare(device, &format!("{shape:?}"), &got, &expected, F32);
         }
     }
     for (rows, d) in [(2, 1), (300, 37), (90, 132), (20, 8192)] {
@@ -367,6 +373,7 @@ pub fn agree_with_the_reference<D: SaeOps>(devices: &[D]) {
                 &format!("{rows}x{d}"),
                 &dense(device, rows, d),
                 &expected,
+                F32,
             );
         }
     }

@@ -16,6 +16,8 @@ pub struct Codes {
     pub(super) row_ptr: Memory<u32>,
     pub(super) latent: Memory<u32>,
     pub(super) pre: Memory<f32>,
+    /// The latents of a selection among some, ascending.
+    pub(super) among: Option<Arc<Memory<u32>>>,
     /// Made when it is first asked for.
     by_latent: Mutex<Option<Arc<ByLatent>>>,
 }
@@ -48,6 +50,7 @@ impl Codes {
             row_ptr: Memory::none(&cuda.gpu),
             latent: Memory::none(&cuda.gpu),
             pre: Memory::none(&cuda.gpu),
+            among: None,
             by_latent: Mutex::new(None),
         }
     }
@@ -71,8 +74,21 @@ impl Codes {
             row_ptr: Memory::new(&cuda.gpu, tokens + 1)?,
             latent: Memory::new(&cuda.gpu, edges)?,
             pre: Memory::new(&cuda.gpu, edges)?,
-            by_latent: Mutex::new(None),
+            ..Self::none(cuda)
         })
+    }
+
+    /// … that were chosen among the first `n` of `latents`.
+    pub(super) fn chosen_among(
+        mut self,
+        cuda: &Cuda,
+        latents: &Memory<u32>,
+        n: usize,
+    ) -> Result<Self> {
+        let mut own = Memory::new(&cuda.gpu, n)?;
+        own.copy(0, latents, 0, n)?;
+        self.among = Some(Arc::new(own));
+        Ok(self)
     }
 
     pub(super) fn download(&self) -> Result<HostCodes<f32>> {
@@ -96,6 +112,7 @@ impl Codes {
         self.row_ptr.read(first, &mut ends)?;
         let [from, to] = [ends[0], ends[tokens]].map(|end| end as usize);
         let mut part = Self::room(cuda, tokens, self.d_sae, to - from)?;
+        part.among.clone_from(&self.among);
         cuda.kernels.slice_rows(
             &cuda.gpu,
             Shape::threads(tokens + 1),

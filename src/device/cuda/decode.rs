@@ -6,7 +6,7 @@ use super::launch::{Shape, count};
 use super::memory::{In, Memory};
 use super::sae::Buf;
 use super::sums::SUMS;
-use crate::device::sae::{Base, Decode, Reconstruct, Reconstruction, Target};
+use crate::device::sae::{Base, Decode, Reconstruct, Reconstruction, Rows, Target};
 use crate::domain::Result;
 
 /// Columns of a tile of `reconstruct_tiles`.
@@ -54,9 +54,22 @@ impl Tiles {
     }
 }
 
+/// What a reconstruction is compared with, and what is taken off that.
+pub fn target<'a>(target: &Target<'a, Buf>, d: usize) -> (In<'a, f32>, Option<In<'a, f32>>) {
+    let rows = |y: &Rows<'a, Buf>| y.buf.input(y.first * d, y.count * d);
+    match target {
+        Target::Rows(y) => (rows(y), None),
+        Target::Residual { of, out } => (rows(of), Some(out.input(0, of.count * d))),
+    }
+}
+
 impl Cuda {
     /// The base of a reconstruction, and how far its rows lie apart.
-    fn base<'a>(base: &Base<'a, Buf>, tokens: usize, d: usize) -> (Option<In<'a, f32>>, u64) {
+    pub(super) fn base<'a>(
+        base: &Base<'a, Buf>,
+        tokens: usize,
+        d: usize,
+    ) -> (Option<In<'a, f32>>, u64) {
         match *base {
             Base::Zero => (None, 0),
             Base::Row(row) => (Some(row.input(0, d)), 0),
@@ -68,6 +81,9 @@ impl Cuda {
         let (codes, d) = (work.codes, work.d_out);
         if codes.tokens == 0 {
             return Ok(());
+        }
+        if let Some(dense) = codes.dense(self) {
+            return dense.decode(self, work, out);
         }
         let (base, stride) = Self::base(&work.base, codes.tokens, d);
         self.kernels.decode(
@@ -96,18 +112,19 @@ impl Cuda {
         if tokens == 0 {
             return self.sum_rows(&Memory::none(&self.gpu), prefixes, 0);
         }
+        if prefixes == 1
+            && let Some(dense) = codes.dense(self)
+        {
+            return dense.compare(self, work, out);
+        }
         let (base, stride) = Self::base(&decode.base, tokens, d);
-        let (y, less) = match &work.target {
-            Target::Rows(y) => (*y, None),
-            Target::Residual { of, out } => (*of, Some(out.input(0, tokens * d))),
-        };
+        let (y, less) = target(&work.target, d);
         let on_gpu = self.prefixes.get(&self.gpu, work.prefixes)?;
         let mut errors = Memory::new(&self.gpu, prefixes * tokens)?;
         let row_ptr = codes.row_ptr.input(0, tokens + 1);
         let latents = codes.latent.input(0, edges);
         let values = decode.values.input(0, edges);
         let w_dec = decode.w_dec.input(0, codes.d_sae * d);
-        let y = y.buf.input(y.first * d, tokens * d);
         let (to, grad) = (out.out.map(|out| out.output(tokens * d)), out.grad);
         let grad = grad.output(prefixes * tokens * d);
         let (dots, squares) = (out.dots.output(edges), errors.output(prefixes * tokens));

@@ -137,7 +137,10 @@ pub fn encode(
     for (selection, pick) in selections.into_iter().zip(picks) {
         *pick.codes = match selection {
             Selection::Made(codes) => codes,
-            Selection::TopK(topk) => topk.finish(cuda)?,
+            Selection::TopK(topk) => match among(pick) {
+                Some((latents, n)) => topk.finish(cuda)?.chosen_among(cuda, latents, n)?,
+                None => topk.finish(cuda)?,
+            },
             Selection::Compact(compact) => compact.finish(),
         };
     }

@@ -180,6 +180,33 @@ kernels! {
             slots: u32,
         );
     }
+    "dense.cu" {
+        edges_to_rows(
+            row_ptr: Ints<'_>, latents: Ints<'_>, values: Floats<'_>, list: Option<Ints<'_>>,
+            out: Out<'_, f32>, listed: u32, token: u32, column: u32, columns: u32,
+        );
+        rows_to_edges(
+            row_ptr: Ints<'_>, latents: Ints<'_>, input: Floats<'_>, list: Option<Ints<'_>>,
+            values: Out<'_, f32>, listed: u32, token: u32, columns: u32,
+        );
+        take_rows(from: Floats<'_>, list: Ints<'_>, out: Out<'_, f32>, d: u32);
+        put_rows(
+            from: Floats<'_>, list: Option<Ints<'_>>, out: Out<'_, f32>, first: u32, d: u32,
+            accumulate: u32,
+        );
+        turn(input: Floats<'_>, center: Option<Floats<'_>>, out: Out<'_, f32>, rows: u32, d: u32);
+        turn_to_bf16(
+            input: Floats<'_>, center: Option<Floats<'_>>, out: Out<'_, u16>, rows: u32, d: u32,
+            wide: u32, padded: u32, panels: u32,
+        );
+        count_edges(latents: Ints<'_>, values: Floats<'_>, found: Out<'_, u32>, n: u32);
+        add_counts(found: Ints<'_>, counts: Out<'_, u32>, n: u32);
+        compare(
+            base: Option<Floats<'_>>, y: Floats<'_>, less: Option<Floats<'_>>,
+            out: Option<Out<'_, f32>>, sums: Out<'_, f32>, errors: Out<'_, f64>,
+            base_stride: u64, scale: f32, token: u32, d: u32,
+        );
+    }
     "latents.cu" {
         outer_grad(
             starts: Ints<'_>, latents: Ints<'_>, order: Ints<'_>, token: Ints<'_>,

@@ -19,9 +19,14 @@ impl Cuda {
     /// many, then the sums of pieces.
     pub(super) fn outer(&self, work: &OuterGrad<'_, Self>, out: &mut Buf) -> Result<()> {
         let (codes, d) = (work.codes, work.d);
-        let sorted = codes.by_latent(self)?;
         // One prefix has all latents.
         let prefixes = Some(work.prefixes).filter(|prefixes| prefixes.len() > 1);
+        if prefixes.is_none()
+            && let Some(dense) = codes.dense(self)
+        {
+            return dense.outer(self, work, out);
+        }
+        let sorted = codes.by_latent(self)?;
         let (on_gpu, groups) = match prefixes {
             Some(prefixes) => (
                 Some(self.prefixes.get(&self.gpu, prefixes)?),

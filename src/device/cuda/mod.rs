@@ -12,7 +12,9 @@ mod codes;
 mod compact;
 pub mod compile;
 mod decode;
+mod dense;
 mod encode;
+mod factor;
 pub mod fault;
 pub mod floors;
 pub mod kernels;
@@ -70,6 +72,9 @@ pub struct Cuda {
     plan: Mutex<Option<Arc<lm::Plan>>>,
     /// Tiles from which on a product in f32 has large ones.
     enough: usize,
+    /// Share of the pairs of token and latent that are edges, from which on codes are a matrix;
+    /// `None` for that of the cost model.
+    dense_from: Option<f64>,
     /// Multiprocessors: no result depends on how many there are.
     processors: usize,
     /// What whoever started should know.
@@ -119,6 +124,7 @@ impl Cuda {
             first: stream::FIRST,
             wgmma,
             enough: product::ENOUGH,
+            dense_from: None,
             plan: Mutex::new(None),
             processors: usize::try_from(processors).unwrap_or(1).max(1),
             warnings: cache.warnings(),
@@ -150,6 +156,15 @@ impl Cuda {
     pub fn with_large_tiles_from(self, tiles: usize) -> Self {
         Self {
             enough: tiles,
+            ..self
+        }
+    }
+
+    /// … that takes codes for a matrix from this share of edges on: 0 always does, infinity never.
+    #[must_use]
+    pub fn with_dense_from(self, share: f64) -> Self {
+        Self {
+            dense_from: Some(share),
             ..self
         }
     }

@@ -201,6 +201,9 @@ impl SaeOps for Cuda {
         out: &mut Buf,
         accumulate: bool,
     ) -> Result<()> {
+        if let Some(dense) = codes.dense(self) {
+            return dense.sums(self, values, out, accumulate);
+        }
         let sorted = codes.by_latent(self)?;
         self.kernels.latent_sums(
             &self.gpu,
@@ -215,6 +218,9 @@ impl SaeOps for Cuda {
     }
 
     fn count_fired(&self, codes: &Codes, values: &Buf, counts: &mut Memory<u32>) -> Result<()> {
+        if let Some(dense) = codes.dense(self) {
+            return dense.count(self, values, counts);
+        }
         let sorted = codes.by_latent(self)?;
         self.kernels.count_fired(
             &self.gpu,
@@ -235,7 +241,7 @@ impl SaeOps for Cuda {
         accumulate: bool,
     ) -> Result<()> {
         let partials = self.column_partials(rows_of(rows, d), None, None, rows.count, d)?;
-        self.finish_columns(&partials, Some(out), None, 1.0, d, accumulate)
+        self.finish_columns(&partials, Some(out.output(d)), None, 1.0, d, accumulate)
     }
 
     fn spread(&self, rows: Rows<'_, Buf>, d: usize) -> Result<Later> {
@@ -311,7 +317,7 @@ impl SaeOps for Cuda {
     ) -> Result<()> {
         let weights = Some(v.input(0, rows));
         let partials = self.column_partials(w.input(0, rows * d), weights, None, rows, d)?;
-        self.finish_columns(&partials, Some(out), None, factor, d, true)
+        self.finish_columns(&partials, Some(out.output(d)), None, factor, d, true)
     }
 
     fn row_norms(&self, w: &Buf, rows: usize, d: usize, out: &mut Buf) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::Cuda;
 use super::later::Later;
 use super::launch::{Shape, count};
-use super::memory::{In, Memory};
+use super::memory::{In, Memory, Out};
 use crate::domain::Result;
 
 /// Partial sums of a buffer, at most.
@@ -77,7 +77,7 @@ impl Cuda {
     pub(super) fn finish_columns(
         &self,
         (partials, chunks): &(Memory<f64>, usize),
-        out: Option<&mut Memory<f32>>,
+        out: Option<Out<'_, f32>>,
         wide: Option<&mut Memory<f64>>,
         factor: f64,
         d: usize,
@@ -87,7 +87,7 @@ impl Cuda {
             &self.gpu,
             Shape::blocks(d.div_ceil(32), 256).shared(256 * 8),
             partials.input(0, chunks * d),
-            out.map(|out| out.output(d)),
+            out,
             wide.map(|wide| wide.output(d)),
             factor,
             count(*chunks),
