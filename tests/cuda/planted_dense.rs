@@ -59,12 +59,6 @@ pub const MUTANTS: &[Mutant] = &[
         "tile[(at + 2 * q + 1) * ROW + i], tile[(at + 2 * q) * ROW + i]",
     ),
     (
-        "rows of zeros behind the last are not written",
-        "dense.cu",
-        "if (c >= wide",
-        "if (c >= d",
-    ),
-    (
         "rows are put in place of those that were there",
         "dense.cu",
         "row.v[w] += old.v[w];",

@@ -105,15 +105,18 @@ pub fn everything<D: SaeOps>(
         }
     }
     let mut sums = fresh(latents, 22);
-    let mut fired = ints(device, &vec![u32::MAX - 1; latents]);
     device
         .latent_sums(&codes, &values, &mut sums, true)
         .unwrap();
-    device.count_fired(&codes, &values, &mut fired).unwrap();
     keep("latent sums", down(device, &sums));
-    let mut counts = vec![0; latents];
-    device.read_ints(&fired, 0, &mut counts).unwrap();
-    keep("fired", counts.iter().map(|c| f64::from(*c)).collect());
+    // Numbers, and where they are full.
+    for start in [0, u32::MAX - 1] {
+        let mut fired = ints(device, &vec![start; latents]);
+        device.count_fired(&codes, &values, &mut fired).unwrap();
+        let mut counts = vec![0; latents];
+        device.read_ints(&fired, 0, &mut counts).unwrap();
+        keep("fired", counts.iter().map(|c| f64::from(*c)).collect());
+    }
     let mut a = fresh(edges, 23);
     let active = device.activate(&codes, &Rule::Relu, &mut a).unwrap();
     keep("active", numbers(device, active));

@@ -8,7 +8,8 @@
 //!
 //! The matrix is there in stretches of tokens or of latents only, none larger than what the edges
 //! themselves take, or than a stretch of pre-activations. Every sum runs over all latents or over
-//! all tokens of the codes, however they are cut.
+//! all tokens of the codes, however they are cut. What is no edge is 0: a number that is not finite
+//! gets into more sums than row by row, all of them of a step that is refused.
 
 use super::Cuda;
 use super::codes::Codes;
