@@ -10,8 +10,8 @@ use super::gemm::pack_panels;
 use super::memory::{Parts, Scratch};
 use super::pack::{self, View};
 use super::pool::Pool;
-use super::scan;
 use super::tile::{MR, NR, Tile};
+use super::{scan, sieve};
 use crate::device::sae::{Encode, Pick, Select};
 use crate::domain::Result;
 
@@ -28,6 +28,29 @@ pub fn encode(
     pool: &Pool,
     product: &Encode<'_, Vec<f32>>,
     picks: &mut [Pick<'_, Cpu>],
+) -> Result<()> {
+    let all = picks.len();
+    let mut rest = Vec::with_capacity(all);
+    for pick in picks {
+        match pick.select {
+            Select::TopK { k, scale, .. } if sieve::suits(pool.isa(), product, pick) => {
+                sieve::topk(pool, product, k, scale.map(|scale| &scale[..]), pick.codes)?;
+            }
+            _ => rest.push(pick),
+        }
+    }
+    // Without a selection the product alone is asked for.
+    match rest.len() < all && rest.is_empty() {
+        true => Ok(()),
+        false => by_tiles(pool, product, &mut rest),
+    }
+}
+
+/// … by a product in f32.
+pub(super) fn by_tiles(
+    pool: &Pool,
+    product: &Encode<'_, Vec<f32>>,
+    picks: &mut [&mut Pick<'_, Cpu>],
 ) -> Result<()> {
     let (tokens, d) = (product.x.count, product.d_in);
     // A single selection among some latents needs the product of those only.

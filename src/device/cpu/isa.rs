@@ -2,11 +2,13 @@
 
 use std::fmt;
 
-/// An instruction set. Results of [`Isa::Avx512`] and [`Isa::Avx2`] have the same bits;
-/// those of [`Isa::Portable`] differ by rounding where the machine has no fused
+/// An instruction set. Results of all but [`Isa::Portable`] have the same bits;
+/// its own of [`Isa::Portable`] differ by rounding where the machine has no fused
 /// multiply-add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// AMX with bf16 tiles, which the process may use, and all of [`Isa::Avx512`].
+    Amx,
     /// AVX-512 F, VL, BW and DQ, and all of [`Isa::Avx2`].
     Avx512,
     /// AVX2 and FMA.
@@ -17,7 +19,7 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, the fastest first.
-    pub const ALL: [Isa; 3] = [Isa::Avx512, Isa::Avx2, Isa::Portable];
+    pub const ALL: [Isa; 4] = [Isa::Amx, Isa::Avx512, Isa::Avx2, Isa::Portable];
 
     /// The fastest one that this machine has.
     pub fn best() -> Self {
@@ -32,13 +34,14 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq");
             match self {
-                Isa::Avx512 => {
-                    avx2 && is_x86_feature_detected!("avx512f")
-                        && is_x86_feature_detected!("avx512vl")
-                        && is_x86_feature_detected!("avx512bw")
-                        && is_x86_feature_detected!("avx512dq")
-                }
+                Isa::Amx => avx512 && super::amx::available(),
+                Isa::Avx512 => avx512,
                 Isa::Avx2 => avx2,
                 Isa::Portable => true,
             }
@@ -53,6 +56,7 @@ impl Isa {
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Isa::Amx => "amx",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Portable => "portable",

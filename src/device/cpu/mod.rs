@@ -4,10 +4,12 @@
 //! Invariant: no result depends on the number of threads. Work is cut into tasks whose
 //! borders and inner order are functions of the shapes alone.
 
+mod amx;
 mod batch;
 mod codes;
 mod edges;
 mod encode;
+mod exact;
 mod filter;
 mod fit;
 mod gather;
@@ -19,9 +21,12 @@ mod outer;
 pub mod pack;
 pub mod peak;
 pub mod pool;
+mod rounded;
 mod sae;
 mod scan;
 mod select;
+mod shortlist;
+mod sieve;
 mod simd;
 mod store;
 mod strips;

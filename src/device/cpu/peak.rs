@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use super::amx::{Block, TILE, Tiles};
 use super::isa::Isa;
 use super::pool::Pool;
 
@@ -20,10 +21,43 @@ pub fn flops(pool: &Pool, steps: usize) -> f64 {
 
 /// The median rate of `repeats` such runs, in GFLOP/s.
 pub fn gflops(pool: &Pool, repeats: usize) -> f64 {
+    rate(repeats, || flops(pool, 1 << 21))
+}
+
+/// As [`gflops`], of bf16 tiles whose factors lie in L1; `None` where the pool does not use them.
+pub fn tile_gflops(pool: &Pool, repeats: usize) -> Option<f64> {
+    /// Four groups of as many steps take 32 KiB.
+    const STEPS: usize = 8;
+    const BLOCKS: usize = 1 << 14;
+    (pool.isa() == Isa::Amx).then(|| {
+        rate(repeats, || {
+            pool.run(pool.threads(), |_| {
+                let unit = Tiles::new(pool.isa());
+                let factors = vec![0x3f80; 4 * STEPS * TILE];
+                let part = |at: usize| &factors[at * STEPS * TILE..][..STEPS * TILE];
+                let mut sums: Block = bytemuck::Zeroable::zeroed();
+                for block in 0..BLOCKS {
+                    unit.multiply(
+                        [part(0), part(1)],
+                        [part(2), part(3)],
+                        &mut sums,
+                        block == 0,
+                    );
+                }
+                black_box(sums);
+            });
+            // Of each step four products of 16 by 16 by 32.
+            (2 * 4 * 16 * TILE * STEPS * BLOCKS * pool.threads()) as f64
+        })
+    })
+}
+
+/// The median rate of `repeats` runs of `work`, which says how many operations it was.
+fn rate(repeats: usize, work: impl Fn() -> f64) -> f64 {
     let mut rates: Vec<f64> = (0..repeats.max(1))
         .map(|_| {
             let start = Instant::now();
-            flops(pool, 1 << 21) / start.elapsed().as_secs_f64() / 1e9
+            work() / start.elapsed().as_secs_f64() / 1e9
         })
         .collect();
     rates.sort_by(f64::total_cmp);
@@ -35,7 +69,7 @@ const CHAINS: usize = 12;
 
 fn lanes(isa: Isa) -> usize {
     match isa {
-        Isa::Avx512 => 16,
+        Isa::Amx | Isa::Avx512 => 16,
         Isa::Avx2 => 8,
         Isa::Portable => 4,
     }
@@ -45,7 +79,7 @@ fn burn(isa: Isa, steps: usize) -> f32 {
     match isa {
         // SAFETY: a pool has only instruction sets that the machine has.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { x86::avx512(steps) },
+        Isa::Amx | Isa::Avx512 => unsafe { x86::avx512(steps) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86::avx2(steps) },

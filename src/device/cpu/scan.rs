@@ -26,7 +26,7 @@ pub fn above_rows(isa: Isa, tile: &Tile, scale: Option<&[f32; NR]>, bound: &[f32
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a pool has only instruction sets that the machine has.
-        Isa::Avx512 => unsafe { x86::above_rows_avx512(tile, scale, bound) },
+        Isa::Amx | Isa::Avx512 => unsafe { x86::above_rows_avx512(tile, scale, bound) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { x86::above_rows_avx2(tile, scale, bound) },
@@ -41,7 +41,7 @@ pub fn above_columns(isa: Isa, tile: &Tile, bound: &[f32; NR]) -> Masks {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `above_rows`.
-        Isa::Avx512 => unsafe { x86::above_columns_avx512(tile, bound) },
+        Isa::Amx | Isa::Avx512 => unsafe { x86::above_columns_avx512(tile, bound) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `above_rows`.
         Isa::Avx2 => unsafe { x86::above_columns_avx2(tile, bound) },

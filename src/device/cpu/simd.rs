@@ -34,7 +34,7 @@ macro_rules! for_each_isa {
                 }
                 match isa {
                     // SAFETY: a pool has only instruction sets that the machine has.
-                    Isa::Avx512 => return unsafe { avx512$(::<$n>)?($($arg),*) },
+                    Isa::Amx | Isa::Avx512 => return unsafe { avx512$(::<$n>)?($($arg),*) },
                     // SAFETY: as above.
                     Isa::Avx2 => return unsafe { avx2$(::<$n>)?($($arg),*) },
                     Isa::Portable => {}

@@ -65,7 +65,7 @@ impl Tile {
                 let c = self.0.as_mut_ptr();
                 match isa {
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512 => x86::avx512(len, a, b, c, start > 0),
+                    Isa::Amx | Isa::Avx512 => x86::avx512(len, a, b, c, start > 0),
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx2 => x86::avx2(len, a, b, c, start > 0),
                     _ => portable(len, a, b, c, start > 0),

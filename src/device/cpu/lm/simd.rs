@@ -31,7 +31,9 @@ macro_rules! kernel {
                 // SAFETY: an instruction set comes from a pool, which asserts that the
                 // machine has it.
                 #[cfg(target_arch = "x86_64")]
-                $crate::device::cpu::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::device::cpu::isa::Isa::Amx | $crate::device::cpu::isa::Isa::Avx512 => unsafe {
+                    avx512($($arg),*)
+                },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::device::cpu::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
