@@ -32,11 +32,8 @@ pub fn encode(
     let all = picks.len();
     let mut rest = Vec::with_capacity(all);
     for pick in picks {
-        match pick.select {
-            Select::TopK { k, scale, .. } if sieve::suits(pool.isa(), product, pick) => {
-                sieve::topk(pool, product, k, scale.map(|scale| &scale[..]), pick.codes)?;
-            }
-            _ => rest.push(pick),
+        if !sieve::encode(pool, product, pick)? {
+            rest.push(pick);
         }
     }
     // Without a selection the product alone is asked for.

@@ -6,6 +6,7 @@ use super::exact;
 use super::isa::Isa;
 use super::memory::Scratch;
 use super::select::{key_of, kth_largest, order};
+use super::sieve::List;
 use super::simd::LANES;
 use crate::device::sae::Encode;
 use crate::domain::Result;
@@ -24,7 +25,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// The order of its least and of its greatest possible key.
-    fn orders(&self, scale: Option<&[f32]>) -> [i32; 2] {
+    pub fn orders(&self, scale: Option<&[f32]>) -> [i32; 2] {
         let factor = scale.map_or(1.0, |scale| scale[self.latent as usize]);
         if self.error == 0.0 {
             return [order(self.pre * factor); 2];
@@ -48,9 +49,9 @@ pub struct Exact<'a> {
 }
 
 impl Exact<'_> {
-    /// Makes every candidate of a token exact, whose activation, less the center, is `x`. Those of
+    /// Makes all of `candidates` exact, those of a token whose activation, less the center, is `x`. Those of
     /// `soon` are asked for next.
-    fn settle(&self, x: &[f32], candidates: &mut [Candidate], soon: &[Candidate]) {
+    pub fn settle(&self, x: &[f32], candidates: &mut [Candidate], soon: &[Candidate]) {
         let mut open = candidates.iter_mut().filter(|one| one.error != 0.0);
         let mut take = || std::array::from_fn(|_| open.next());
         let mut some: [Option<&mut Candidate>; LANES] = take();
@@ -89,6 +90,22 @@ pub struct Shortlist {
     memory: Scratch,
 }
 
+impl List for Shortlist {
+    fn bounds(&self) -> &[f32; BLOCK] {
+        &self.bounds
+    }
+
+    #[inline]
+    fn push(&mut self, token: usize, candidate: Candidate, exact: &Exact<'_>, x: &[f32]) {
+        let at = token * self.room + self.len[token];
+        self.candidates()[at] = candidate;
+        self.len[token] += 1;
+        if self.len[token] == self.room {
+            self.tighten(token, exact, x);
+        }
+    }
+}
+
 impl Shortlist {
     /// Nothing yet.
     pub fn new(k: usize) -> Result<Self> {
@@ -101,22 +118,6 @@ impl Shortlist {
             len: [0; BLOCK],
             memory: Scratch::try_take((3 * BLOCK + 1) * room)?,
         })
-    }
-
-    /// Keys up to the bound of their token are of no use; NaN while every key is.
-    pub fn bounds(&self) -> &[f32; BLOCK] {
-        &self.bounds
-    }
-
-    /// Takes a candidate of `token`; latents come in ascending order.
-    #[inline]
-    pub fn push(&mut self, token: usize, candidate: Candidate, exact: &Exact<'_>, x: &[f32]) {
-        let at = token * self.room + self.len[token];
-        self.candidates()[at] = candidate;
-        self.len[token] += 1;
-        if self.len[token] == self.room {
-            self.tighten(token, exact, x);
-        }
     }
 
     fn candidates(&mut self) -> &mut [Candidate] {

@@ -5,7 +5,8 @@
 //! error, may still be among the k best of its token; the bound that it is compared with is the k-th
 //! best of the keys with none of it. Only for the few candidates that are left in the end are
 //! products formed in f32, and the best of those are kept. What is close to the k-th best is thus
-//! computed exactly, and what is far from it not at all.
+//! computed exactly, and what is far from it not at all. BatchTopK has one such bound for all tokens
+//! (`batch`).
 
 use super::amx::{BLOCK, Block, TILE, Tiles};
 use super::codes::Codes;
@@ -18,6 +19,8 @@ use super::shortlist::{Candidate, Exact, Shortlist};
 use crate::device::sae::{Encode, Pick, Select};
 use crate::domain::Result;
 
+mod batch;
+
 /// Numbers of a rounded stretch of latents: with the tokens of a task, most of L2.
 const STRETCH: usize = 1 << 19;
 /// Numbers of a task's rounded tokens.
@@ -25,43 +28,81 @@ const TASK: usize = 3 << 17;
 /// With fewer latents for each that is kept, more of them are close to the bound than are not.
 const SPARSE: usize = 32;
 
-/// Whether `pick` is made faster this way than by products in f32.
-pub fn suits(isa: Isa, product: &Encode<'_, Vec<f32>>, pick: &Pick<'_, super::Cpu>) -> bool {
-    match pick.select {
-        Select::TopK { k, among: None, .. } => {
-            isa == Isa::Amx && product.d_in > 0 && k > 0 && SPARSE * k <= product.d_sae
-        }
-        _ => false,
+/// Where the candidates of 32 tokens go.
+pub trait List: Send {
+    /// Keys up to the bound of their token are of no use; NaN while every key is.
+    fn bounds(&self) -> &[f32; BLOCK];
+    /// Takes a candidate of token `at`, whose activation, less the center, is `x`. Latents of a token
+    /// come in ascending order.
+    fn push(&mut self, at: usize, candidate: Candidate, exact: &Exact<'_>, x: &[f32]);
+}
+
+/// Makes the codes of `pick`, where this way is the faster one; says whether it did.
+pub fn encode(
+    pool: &Pool,
+    product: &Encode<'_, Vec<f32>>,
+    pick: &mut Pick<'_, super::Cpu>,
+) -> Result<bool> {
+    let (tokens, d_sae) = (product.x.count, product.d_sae);
+    if pool.isa() != Isa::Amx || product.d_in == 0 {
+        return Ok(false);
     }
+    match &pick.select {
+        &Select::TopK {
+            k,
+            scale,
+            among: None,
+        } if k > 0 && SPARSE * k <= d_sae => {
+            topk(pool, product, k, scale.map(|scale| &scale[..]), pick.codes)?;
+        }
+        Select::BatchTopK { total, scale } if *total > 0 && SPARSE * total <= tokens * d_sae => {
+            let scale = scale.map(|scale| &scale[..]);
+            batch::topk(pool, product, &pick.select, *total, scale, pick.codes)?;
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Activations of the product, rounded.
+fn tokens<'a>(pool: &Pool, product: &Encode<'a, Vec<f32>>) -> Result<Tokens<'a>> {
+    let d = product.d_in;
+    let x = &product.x.buf[product.x.first * d..][..product.x.count * d];
+    Tokens::new(pool, x, d, product.center.map(|center| &center[..d]))
+}
+
+/// A list for each block of tokens.
+fn lists<L>(blocks: usize, mut list: impl FnMut() -> Result<L>) -> Result<Vec<L>> {
+    let mut lists = Vec::new();
+    lists
+        .try_reserve_exact(blocks)
+        .map_err(|_| out_of_memory(blocks * size_of::<L>()))?;
+    for _ in 0..blocks {
+        lists.push(list()?);
+    }
+    Ok(lists)
 }
 
 /// Fills `codes` with the `k` best latents of every token.
-pub fn topk(
+fn topk(
     pool: &Pool,
     product: &Encode<'_, Vec<f32>>,
     k: usize,
     scale: Option<&[f32]>,
     codes: &mut Codes,
 ) -> Result<()> {
-    let (d, d_sae) = (product.d_in, product.d_sae);
-    let x = &product.x.buf[product.x.first * d..][..product.x.count * d];
-    let tokens = Tokens::new(pool, x, d, product.center.map(|center| &center[..d]))?;
-    let mut lists = Vec::new();
-    lists
-        .try_reserve_exact(tokens.blocks())
-        .map_err(|_| out_of_memory(tokens.blocks() * size_of::<Shortlist>()))?;
-    for _ in 0..tokens.blocks() {
-        lists.push(Shortlist::new(k)?);
-    }
+    let d_sae = product.d_sae;
+    let tokens = tokens(pool, product)?;
+    let mut lists = lists(tokens.blocks(), || Shortlist::new(k))?;
     let exact = Exact {
         isa: pool.isa(),
         product,
         scale,
     };
-    let width = (STRETCH / d).max(1).next_multiple_of(BLOCK);
+    let width = (STRETCH / product.d_in).max(1).next_multiple_of(BLOCK);
     for first in (0..d_sae).step_by(width) {
         let stretch = Stretch::round(pool, product, scale, first, width.min(d_sae - first))?;
-        stretch.run(pool, &tokens, &exact, &mut lists)?;
+        stretch.run(pool, &tokens, &exact, &mut lists);
     }
     codes.reset(d_sae, (0..tokens.count).map(|_| k))?;
     let (latent, pre) = (Parts::new(&mut codes.latent), Parts::new(&mut codes.pre));
@@ -171,13 +212,7 @@ impl Stretch {
     }
 
     /// All blocks of it.
-    fn run(
-        &self,
-        pool: &Pool,
-        tokens: &Tokens<'_>,
-        exact: &Exact<'_>,
-        lists: &mut [Shortlist],
-    ) -> Result<()> {
+    fn run<L: List>(&self, pool: &Pool, tokens: &Tokens<'_>, exact: &Exact<'_>, lists: &mut [L]) {
         let blocks = (TASK / (BLOCK * tokens.d))
             .min(tokens.blocks().div_ceil(2 * pool.threads()))
             .max(1);
@@ -205,7 +240,6 @@ impl Stretch {
                 }
             }
         });
-        Ok(())
     }
 }
 
@@ -216,7 +250,7 @@ fn offer(
     tokens: &Tokens<'_>,
     block: usize,
     exact: &Exact<'_>,
-    list: &mut Shortlist,
+    list: &mut impl List,
 ) {
     let slack = tokens.slack(block);
     let mut masks = [0; BLOCK];
