@@ -110,8 +110,27 @@ KERNEL_ALONE(append_hopper, 384)
   SHARED(u16, shared);
   const Ring ring = ring_of(shared);
   multiply(ring, a, b,
-           Append{bias, scale, bounds, counts, keys, pres, first, capacity, ring.staged}, m, n,
-           depths);
+           Append<false>{bias, scale, bounds, counts, keys, pres, first, capacity, ring.staged,
+                         nullptr, nullptr},
+           m, n, depths);
 #endif
 }
 EXPORT(append_hopper)
+
+// As filter_bf16.
+KERNEL_ALONE(filter_hopper, 384)
+(const u16* __restrict__ a, const u16* __restrict__ b, const float* __restrict__ bias,
+ const float* __restrict__ scale, const float* __restrict__ bounds,
+ const float* __restrict__ of_rows, const float* __restrict__ of_columns, u32* __restrict__ counts,
+ u64* __restrict__ keys, float* __restrict__ uppers, u32 m, u32 n, u32 depths, u32 first,
+ u32 capacity) {
+#ifdef WARPGROUPS
+  SHARED(u16, shared);
+  const Ring ring = ring_of(shared);
+  multiply(ring, a, b,
+           Append<true>{bias, scale, bounds, counts, keys, uppers, first, capacity, ring.staged,
+                        of_rows, of_columns},
+           m, n, depths);
+#endif
+}
+EXPORT(filter_hopper)

@@ -8,7 +8,7 @@ constexpr u32 DEPTH = 16, CHAIN = 256;
 // 256 threads, 4 x 4 sums of each quarter. a and b give four values, which are neighbours in k
 // (`across_k`) or in i and j, and 0 beyond the ends. While a stretch of 16 values of k is multiplied
 // the next is under way. The chain of a sum is cut every 256 values, which keeps its error that of
-// short sums. store takes four sums of a row.
+// short sums; `exact` of filter.cu makes the same sums. store takes four sums of a row.
 // Shared: two stretches of both factors, 4 * 16 * (side + 4) numbers.
 template <u32 HALVES, bool across_k, class A, class B, class Store>
 DEVICE void tile_product(float* shared, u32 k, A a, B b, Store store) {
@@ -59,7 +59,8 @@ DEVICE void tile_product(float* shared, u32 k, A a, B b, Store store) {
 #pragma unroll
       for (u32 p = 0; p < 4 * HALVES; ++p)
 #pragma unroll
-        for (u32 q = 0; q < 4 * HALVES; ++q) part[p][q] += x[p / 4].v[p % 4] * y[q / 4].v[q % 4];
+        for (u32 q = 0; q < 4 * HALVES; ++q)
+          part[p][q] = fmaf(x[p / 4].v[p % 4], y[q / 4].v[q % 4], part[p][q]);
     }
     if (more) put(shared + (turn ^ 1) * 2 * PANEL);
     if ((k0 + DEPTH) % CHAIN == 0 || !more)

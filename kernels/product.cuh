@@ -45,6 +45,10 @@ struct Store {
 // which whoever sorts them does not see. A list holds `capacity`; its count goes on beyond that.
 // NaN, and everything where the bound is NaN, is appended.
 //
+// With MARGINS the sums stand for others that are not known, as far away as `reach_of` says. Then
+// what could reach the bound is appended, with the least key that it could have, and the largest
+// in place of the pre-activation.
+//
 // First all sums are looked at, without a branch. Then a lane knows how many of its own pass, and
 // the lanes before it, so that each has its places in a store of STAGED a warp in shared memory;
 // where that is full it is emptied, and the sums are gone through again. At last every lane asks
@@ -58,7 +62,15 @@ struct Staged {
   u32 at[STAGED];
 };
 
-struct Append {
+// A row's numbers for `reach_of`: how far its rounded values are off, with what a product's rounding
+// adds, and how long it is.
+typedef Pack<2> Margin;
+// How far the product of two rounded rows may be from that of the rows themselves, in two parts.
+DEVICE Margin reach_of(Margin a, Margin b) { return {{a.v[0] * b.v[1], a.v[1] * b.v[0]}}; }
+DEVICE float above(float sum, Margin reach) { return sum + reach.v[0] + reach.v[1]; }
+DEVICE float below(float sum, Margin reach) { return sum - reach.v[0] - reach.v[1]; }
+
+template <bool MARGINS> struct Append {
   const float* bias;
   const float* scale;
   const float* bounds;
@@ -67,6 +79,8 @@ struct Append {
   float* pres;
   u32 first, capacity;
   Staged* staged;
+  // [m, 2] and [n, 2], where there are such.
+  const float *of_rows, *of_columns;
 
   template <class T> DEVICE void take(const T& tile, u32 m, u32 n) const {
     u32 passes[T::rows * T::pairs / 16] = {};
@@ -92,19 +106,28 @@ struct Append {
   template <bool WHOLE, class T>
   DEVICE void look(const T& tile, u32 m, u32 n, u32* passes) const {
     const float *at = bias + tile.column, *by = scale ? scale + tile.column : nullptr;
-    float bound[T::rows];
+    float bound[T::rows] = {};
+    Margin of_row[T::rows] = {}, of_column = {};
 #pragma unroll
-    for (u32 i = 0; i < T::rows; ++i)
-      bound[i] = WHOLE || tile.row(i) < m ? bounds[tile.row(i)] : 0.0f;
+    for (u32 i = 0; i < T::rows; ++i) {
+      if (!WHOLE && tile.row(i) >= m) continue;
+      bound[i] = bounds[tile.row(i)];
+      if (MARGINS) of_row[i] = load<2>(of_rows + 2 * tile.row(i));
+    }
 #pragma unroll
     for (u32 c = 0; c < 2 * T::pairs; ++c) {
       const u32 j = c / 2, q = c % 2;
       const bool in = WHOLE || tile.column + 8 * j + q < n;
       const float b = in ? __ldg(at + 8 * j + q) : 0.0f, s = in && by ? __ldg(by + 8 * j + q) : 1.0f;
+      if (MARGINS && in) of_column = load<2>(of_columns + 2 * (tile.column + 8 * j + q));
 #pragma unroll
       for (u32 i = 0; i < T::rows; ++i) {
         const bool there = in && (WHOLE || tile.row(i) < m);
-        if (there && !((tile.sum(i, j, q) + b) * s <= bound[i]))
+        const float sum = tile.sum(i, j, q);
+        const bool short_of_it =
+            MARGINS ? (above(sum, reach_of(of_row[i], of_column)) + b) * s < bound[i]
+                    : (sum + b) * s <= bound[i];
+        if (there && !short_of_it)
           passes[(c * T::rows + i) / 32] |= 1u << (c * T::rows + i) % 32;
       }
     }
@@ -138,10 +161,17 @@ struct Append {
       const u32 r = i0 + (mine.at[e] >> 16), l = j0 + (mine.at[e] & 0xffff);
       const u32 place = atomicAdd(counts + r, 1u);
       if (place >= capacity) continue;
-      const float value = mine.sum[e] + bias[l];
       const u64 to = (u64)r * capacity + place;
-      keys[to] = key_of(scale ? value * scale[l] : value, first + l);
-      pres[to] = value;
+      const float s = scale ? scale[l] : 1.0f;
+      if (MARGINS) {
+        const Margin reach = reach_of(load<2>(of_rows + 2 * r), load<2>(of_columns + 2 * l));
+        keys[to] = key_of((below(mine.sum[e], reach) + bias[l]) * s, first + l);
+        pres[to] = (above(mine.sum[e], reach) + bias[l]) * s;
+      } else {
+        const float value = mine.sum[e] + bias[l];
+        keys[to] = key_of(value * s, first + l);
+        pres[to] = value;
+      }
     }
     __syncwarp();
   }

@@ -152,8 +152,24 @@ KERNEL(append_bf16, 256)
  u32 capacity) {
   SHARED(u16, shared);
   multiply(shared, a, b, nullptr,
-           Append{bias, scale, bounds, counts, keys, pres, first, capacity,
-                  reinterpret_cast<Staged*>(shared + STAGES * 2 * PANEL)},
+           Append<false>{bias, scale, bounds, counts, keys, pres, first, capacity,
+                         reinterpret_cast<Staged*>(shared + STAGES * 2 * PANEL), nullptr, nullptr},
            m, n, k);
 }
 EXPORT(append_bf16)
+
+// Lists of what could reach the bounds, out of rows with these margins.
+KERNEL(filter_bf16, 256)
+(const u16* __restrict__ a, const u16* __restrict__ b, const float* __restrict__ bias,
+ const float* __restrict__ scale, const float* __restrict__ bounds,
+ const float* __restrict__ of_rows, const float* __restrict__ of_columns, u32* __restrict__ counts,
+ u64* __restrict__ keys, float* __restrict__ uppers, u32 m, u32 n, u32 k, u32 first,
+ u32 capacity) {
+  SHARED(u16, shared);
+  multiply(shared, a, b, nullptr,
+           Append<true>{bias, scale, bounds, counts, keys, uppers, first, capacity,
+                        reinterpret_cast<Staged*>(shared + STAGES * 2 * PANEL), of_rows,
+                        of_columns},
+           m, n, k);
+}
+EXPORT(filter_bf16)

@@ -233,9 +233,13 @@ fn a_step_that_guessed_wrong_is_made_again() {
         });
         (losses, waits)
     };
-    let (expected, _) = losses(&gpu.open().with_amp(Amp::Bf16).with_first(2048));
-    let (got, waits) = losses(&gpu.open().with_amp(Amp::Bf16).with_first(64));
-    assert_eq!(got, expected);
-    // The guess and the step itself, which asks the streamed codes at once, and then steps that do.
-    assert_eq!(waits, [3, 2, 2]);
+    for amp in [Amp::Off, Amp::Bf16] {
+        let (expected, once) = losses(&gpu.open().with_amp(amp).with_first(1024));
+        let (got, waits) = losses(&gpu.open().with_amp(amp).with_first(64));
+        assert_eq!(got, expected, "{amp}");
+        assert_eq!(once, [1, 1, 1], "{amp}");
+        // The guess and the step itself, which asks the streamed codes at once, and then steps that
+        // do.
+        assert_eq!(waits, [3, 2, 2], "{amp}");
+    }
 }

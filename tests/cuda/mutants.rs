@@ -2,7 +2,7 @@
 //! minutes, so it waits for `BACKPROPD_FULL=1`.
 
 use super::cuda_double::build::{Sanitizer, Variant, build};
-use super::{planted, planted_dense};
+use super::{planted, planted_dense, planted_filter};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -11,13 +11,18 @@ fn full() -> bool {
 }
 
 /// The tests of operations, the quickest first.
-const TESTS: [&str; 17] = [
+const TESTS: [&str; 22] = [
     "operations::factors_are",
     "operations::nan_is",
     "dense::a_matrix_of_chosen",
     "dense::a_matrix_on",
     "operations::where_more",
     "operations::a_later_latent",
+    "filter::what_rounding",
+    "filter::what_the_order",
+    "filter::where_too_many",
+    "filter::what_is_no_number",
+    "filter::the_filter",
     "operations::bits_do_not",
     "operations::latents_of",
     "lm::a_norm",
@@ -76,9 +81,15 @@ fn every_planted_bug_is_seen() {
     let mut missed = Vec::new();
     // One of its words picks some, while a kernel is worked on.
     let word = std::env::var("BACKPROPD_PLANTED").unwrap_or_default();
-    let all = planted::MUTANTS.iter().chain(planted_dense::MUTANTS);
-    for (what, file, old, new) in
-        all.filter(|(what, file, ..)| format!("{file} {what}").contains(&word))
+    let all = [
+        planted::MUTANTS,
+        planted_dense::MUTANTS,
+        planted_filter::MUTANTS,
+    ]
+    .concat();
+    for (what, file, old, new) in all
+        .into_iter()
+        .filter(|(what, file, ..)| format!("{file} {what}").contains(&word))
     {
         let folder = tempfile::tempdir().unwrap();
         copy_kernels(folder.path());
@@ -138,7 +149,7 @@ fn no_kernel_leaves_its_memory() {
         ("LD_PRELOAD", runtime.to_str().unwrap()),
         ("ASAN_OPTIONS", "detect_leaks=0"),
     ];
-    let output = failing(&TESTS[..14], &folder, &[], &variables);
+    let output = failing(&TESTS[..19], &folder, &[], &variables);
     assert!(output.is_none(), "{}", said(&output.unwrap()));
 }
 
@@ -161,7 +172,7 @@ fn races(kernels: Option<&Path>) -> Option<String> {
         ("TSAN_OPTIONS", options.as_str()),
     ];
     // It wants its addresses where they always are.
-    let output = failing(&TESTS[..6], &folder, &["setarch", "-R"], &variables);
+    let output = failing(&TESTS[..7], &folder, &["setarch", "-R"], &variables);
     Some(output.as_ref().map_or_else(String::new, said))
 }
 

@@ -6,6 +6,7 @@
 use super::Cuda;
 use super::codes::Codes;
 use super::compact::Compact;
+use super::filter;
 use super::later::Later;
 use super::memory::Memory;
 use super::product::TILE;
@@ -155,16 +156,17 @@ fn streamed(
     operands: &Operands,
     pick: &Pick<'_, Cuda>,
 ) -> Result<Option<(Codes, Later)>> {
-    match (&pick.select, operands) {
-        (
-            Select::TopK {
-                k,
-                scale,
-                among: None,
-            },
-            Operands::Bf16(rounded),
-        ) => stream::topk(cuda, product, rounded, *k, *scale),
-        _ => Ok(None),
+    let Select::TopK {
+        k,
+        scale,
+        among: None,
+    } = pick.select
+    else {
+        return Ok(None);
+    };
+    match operands {
+        Operands::F32 => filter::topk(cuda, product, k, scale),
+        Operands::Bf16(rounded) => stream::topk(cuda, product, rounded, k, scale),
     }
 }
 

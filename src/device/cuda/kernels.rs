@@ -17,6 +17,10 @@ pub const HEADERS: &[Source] = &[
         text: include_str!("../../../kernels/product.cuh"),
     },
     Source {
+        name: "rank.cuh",
+        text: include_str!("../../../kernels/rank.cuh"),
+    },
+    Source {
         name: "tensor.cuh",
         text: include_str!("../../../kernels/tensor.cuh"),
     },
@@ -60,6 +64,12 @@ kernels! {
             bounds: Floats<'_>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
             m: u32, n: u32, k: u32, first: u32, capacity: u32,
         );
+        filter_bf16(
+            a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
+            bounds: Floats<'_>, of_rows: Floats<'_>, of_columns: Floats<'_>,
+            counts: Out<'_, u32>, keys: Out<'_, u64>, uppers: Out<'_, f32>, m: u32, n: u32,
+            k: u32, first: u32, capacity: u32,
+        );
     }
     "hopper.cu" {
         product_hopper(
@@ -70,6 +80,12 @@ kernels! {
             a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
             bounds: Floats<'_>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
             m: u32, n: u32, depths: u32, first: u32, capacity: u32,
+        );
+        filter_hopper(
+            a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
+            bounds: Floats<'_>, of_rows: Floats<'_>, of_columns: Floats<'_>,
+            counts: Out<'_, u32>, keys: Out<'_, u64>, uppers: Out<'_, f32>, m: u32, n: u32,
+            depths: u32, first: u32, capacity: u32,
         );
     }
     "stream.cu" {
@@ -85,6 +101,26 @@ kernels! {
         topk_order(
             keys: In<'_, u64>, pres: Floats<'_>, row_ptr: Out<'_, u32>, latents: Out<'_, u32>,
             edges: Out<'_, f32>, tokens: u32, k: u32,
+        );
+    }
+    "filter.cu" {
+        margins(
+            input: Floats<'_>, center: Option<Floats<'_>>, rounded: In<'_, u16>,
+            out: Out<'_, f32>, rows: u32, d: u32, padded: u32, panels: u32, gamma: f64,
+        );
+        filter_bounds(
+            p: Floats<'_>, scale: Option<Floats<'_>>, of_rows: Floats<'_>,
+            of_columns: Floats<'_>, bounds: Out<'_, f32>, tokens: u32, columns: u32, k: u32,
+        );
+        filter_fold(
+            counts: Out<'_, u32>, keys: Out<'_, u64>, uppers: Out<'_, f32>,
+            bounds: Out<'_, f32>, overflow: Out<'_, u32>, tokens: u32, length: u32, k: u32,
+        );
+        filter_exact(
+            x: Floats<'_>, center: Option<Floats<'_>>, w: Floats<'_>, bias: Floats<'_>,
+            scale: Option<Floats<'_>>, counts: Ints<'_>, lists: Out<'_, u64>,
+            exacts: Out<'_, f32>, keys: Out<'_, u64>, pres: Out<'_, f32>, tokens: u32, d: u32,
+            length: u32, k: u32,
         );
     }
     "topk.cu" {

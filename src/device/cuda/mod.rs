@@ -16,6 +16,7 @@ mod dense;
 mod encode;
 mod factor;
 pub mod fault;
+mod filter;
 pub mod floors;
 pub mod kernels;
 mod latents;

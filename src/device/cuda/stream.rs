@@ -20,6 +20,12 @@ const WARPS: usize = 8;
 /// Beyond, numbers of a block do not fit in the shared memory that needs no asking for.
 const MOST: usize = 256;
 
+/// Whether this way is open.
+pub fn is_for(cuda: &Cuda, product: &Product<'_>, k: usize) -> bool {
+    let first = first(cuda);
+    k > 0 && k <= MOST.min(first / 2) && product.d_sae > first && product.x.count > 0
+}
+
 /// What passed the bound of each token, in any order.
 pub struct Lists {
     /// How many did \[tokens\].
@@ -32,20 +38,32 @@ pub struct Lists {
     pub length: usize,
 }
 
+impl Lists {
+    /// Empty ones of `length` places.
+    pub fn new(cuda: &Cuda, tokens: usize, length: usize) -> Result<Self> {
+        Ok(Self {
+            counts: Memory::zeros(&cuda.gpu, tokens)?,
+            keys: Memory::new(&cuda.gpu, tokens * length)?,
+            pres: Memory::new(&cuda.gpu, tokens * length)?,
+            length,
+        })
+    }
+}
+
 /// The best of each token, in any order.
-struct Best {
-    tokens: usize,
-    k: usize,
+pub struct Best {
+    pub tokens: usize,
+    pub k: usize,
     /// [tokens, k].
-    keys: Memory<u64>,
+    pub keys: Memory<u64>,
     /// [tokens, k].
-    pres: Memory<f32>,
-    /// The least key of each \[tokens\].
-    bounds: Memory<f32>,
+    pub pres: Memory<f32>,
+    /// What is below is not among them \[tokens\].
+    pub bounds: Memory<f32>,
 }
 
 /// Latents whose pre-activations are written whole.
-fn first(cuda: &Cuda) -> usize {
+pub fn first(cuda: &Cuda) -> usize {
     cuda.first
         .next_multiple_of(Rounded::grain(cuda.wgmma))
         .min(FIRST)
@@ -60,19 +78,13 @@ pub fn topk(
     k: usize,
     scale: Option<&Memory<f32>>,
 ) -> Result<Option<(Codes, Later)>> {
-    let (gpu, tokens, d_sae, first) = (&cuda.gpu, product.x.count, product.d_sae, first(cuda));
-    if k == 0 || k > MOST.min(first / 2) || d_sae <= first || tokens == 0 {
+    let (tokens, d_sae, first) = (product.x.count, product.d_sae, first(cuda));
+    if !is_for(cuda, product, k) {
         return Ok(None);
     }
     let mut best = Best::new(cuda, product, rounded, k, scale)?;
     // Eight times what is expected to pass.
-    let length = (8 * k).max(256);
-    let mut lists = Lists {
-        counts: Memory::zeros(gpu, tokens)?,
-        keys: Memory::new(gpu, tokens * length)?,
-        pres: Memory::new(gpu, tokens * length)?,
-        length,
-    };
+    let mut lists = Lists::new(cuda, tokens, (8 * k).max(256))?;
     let overflow = cuda.later_bits(0, f64::from)?;
     let mut seen = first;
     while seen < d_sae {
@@ -92,6 +104,18 @@ pub fn topk(
 }
 
 impl Best {
+    /// Room for them.
+    pub fn room(cuda: &Cuda, tokens: usize, k: usize) -> Result<Self> {
+        let gpu = &cuda.gpu;
+        Ok(Self {
+            tokens,
+            k,
+            keys: Memory::new(gpu, tokens * k)?,
+            pres: Memory::new(gpu, tokens * k)?,
+            bounds: Memory::new(gpu, tokens)?,
+        })
+    }
+
     /// … among the first latents.
     fn new(
         cuda: &Cuda,
@@ -103,13 +127,7 @@ impl Best {
         let (gpu, tokens, first) = (&cuda.gpu, product.x.count, first(cuda));
         let mut p = Memory::new(gpu, tokens * first)?;
         rounded.product(cuda, product, [0, first], None, &mut p, first)?;
-        let mut best = Self {
-            tokens,
-            k,
-            keys: Memory::new(gpu, tokens * k)?,
-            pres: Memory::new(gpu, tokens * k)?,
-            bounds: Memory::new(gpu, tokens)?,
-        };
+        let mut best = Self::room(cuda, tokens, k)?;
         cuda.kernels.topk_first(
             gpu,
             Shape::warps(tokens),
@@ -151,7 +169,7 @@ impl Best {
     }
 
     /// … by latent.
-    fn codes(&self, cuda: &Cuda, d_sae: usize) -> Result<Codes> {
+    pub fn codes(&self, cuda: &Cuda, d_sae: usize) -> Result<Codes> {
         let edges = self.tokens * self.k;
         let mut codes = Codes::room(cuda, self.tokens, d_sae, edges)?;
         cuda.kernels.topk_order(

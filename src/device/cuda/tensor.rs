@@ -27,7 +27,7 @@ pub struct Rounded {
     x: Memory<u16>,
     w: Memory<u16>,
     /// Length of a row: a multiple of 8, or of the depth of panels.
-    k: usize,
+    pub k: usize,
 }
 
 impl Rounded {
@@ -54,14 +54,20 @@ impl Rounded {
         if wgmma { HOPPER[1] } else { 64 }
     }
 
-    fn a(&self) -> In<'_, u16> {
+    /// All rows of x − center.
+    pub fn a(&self) -> In<'_, u16> {
         self.x.input(0, self.x.len())
     }
 
     /// The encoder's rows from `row`.
-    fn b(&self, row: usize) -> In<'_, u16> {
+    pub fn b(&self, row: usize) -> In<'_, u16> {
         let at = row * self.k;
         self.w.input(at, self.w.len() - at)
+    }
+
+    /// Panels in a row.
+    pub fn depths(&self) -> usize {
+        self.k / DEPTH
     }
 
     /// p [tokens, columns] = pre-activations of `width` latents from `row`, or of those of `pick`.
@@ -93,7 +99,7 @@ impl Rounded {
         } else {
             self.b(row)
         };
-        let depths = count(self.k / DEPTH);
+        let depths = count(self.depths());
         kernels.product_hopper(
             gpu,
             shape,
@@ -131,12 +137,12 @@ impl Rounded {
         let (gpu, kernels) = (&cuda.gpu, &cuda.kernels);
         if cuda.wgmma {
             let shape = cuda.hopper(self.tokens, width);
-            let k = count(self.k / DEPTH);
+            let k = count(self.depths());
             kernels.append_hopper(
                 gpu, shape, a, b, bias, scale, bounds, counts, keys, pres, m, n, k, at, length,
             )
         } else {
-            let shape = portable(self.tokens, width).shared(PORTABLE_SHARED + STAGED);
+            let shape = appending(self.tokens, width);
             let k = count(self.k);
             kernels.append_bf16(
                 gpu, shape, a, b, bias, scale, bounds, counts, keys, pres, m, n, k, at, length,
@@ -152,6 +158,11 @@ pub fn portable(m: usize, n: usize) -> Shape {
         threads: 256,
         shared: PORTABLE_SHARED,
     }
+}
+
+/// The shape of `append_bf16`.
+pub fn appending(m: usize, n: usize) -> Shape {
+    portable(m, n).shared(PORTABLE_SHARED + STAGED)
 }
 
 impl Cuda {
