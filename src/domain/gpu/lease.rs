@@ -1,6 +1,7 @@
 //! Which run computes where.
 
-use super::{GpuName, GpuStatus, visible_gpus};
+use super::visible::{in_order, named};
+use super::{GpuName, GpuStatus};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,25 +51,39 @@ impl GpuName {
 }
 
 /// What runs can be given of `gpus`, by `allowed` as `CUDA_VISIBLE_DEVICES` says it. A GPU
-/// that is divided gives its instances.
+/// that is divided (MIG) gives its instances, each of which can also be named alone, by its uuid or
+/// how that begins.
 pub fn leasable(gpus: &[GpuStatus], allowed: Option<&str>) -> Vec<Lease> {
     let names: Vec<GpuName> = gpus.iter().map(|gpu| GpuName::from(&gpu.reading)).collect();
-    let visible = visible_gpus(allowed, &names);
-    visible
-        .into_iter()
-        .flat_map(|gpu| {
-            let status = gpus.iter().find(|s| s.reading.index == gpu.index);
-            let instances = status.and_then(|s| s.reading.mig.as_deref());
-            let devices: Vec<String> = match instances {
-                Some(parts) => parts.iter().filter_map(|part| part.uuid.clone()).collect(),
-                None => vec![gpu.uuid.clone().unwrap_or_else(|| gpu.index.to_string())],
-            };
-            devices.into_iter().map(move |device| Lease {
-                gpu: gpu.clone(),
-                device,
-            })
-        })
-        .collect()
+    let of = |gpu: &GpuStatus| -> Vec<Lease> {
+        let name = GpuName::from(&gpu.reading);
+        let devices = match gpu.reading.mig.as_deref() {
+            Some(parts) => parts.iter().filter_map(|part| part.uuid.clone()).collect(),
+            None => vec![name.uuid.clone().unwrap_or_else(|| name.index.to_string())],
+        };
+        let lease = |device| Lease {
+            gpu: name.clone(),
+            device,
+        };
+        devices.into_iter().map(lease).collect()
+    };
+    let all: Vec<Vec<Lease>> = gpus.iter().map(of).collect();
+    let Some(value) = allowed else {
+        return all.concat();
+    };
+    let instance = |entry: &str| {
+        let mut found = all.iter().flatten();
+        let begins = |lease: &&Lease| entry.starts_with("MIG-") && lease.device.starts_with(entry);
+        let one = found.find(begins)?;
+        found.find(begins).is_none().then(|| vec![one.clone()])
+    };
+    let whole = |entry: &str| {
+        let gpu = named(entry, &names)?;
+        all.iter()
+            .find(|leases| leases.iter().any(|lease| lease.gpu == *gpu))
+            .cloned()
+    };
+    in_order(value, |entry| instance(entry).or_else(|| whole(entry))).concat()
 }
 
 /// Places for further runs on `devices` of which `taken` are, `each` at once: those on the
@@ -113,6 +128,9 @@ mod tests {
         assert_eq!(devices(&leasable(&gpus, None)), ["GPU-0", "MIG-a", "2"]);
         assert_eq!(devices(&leasable(&gpus, Some("2,GPU-0"))), ["2", "GPU-0"]);
         assert_eq!(devices(&leasable(&gpus, Some(""))), [""; 0]);
+        assert_eq!(devices(&leasable(&gpus, Some("2,MIG-a"))), ["2", "MIG-a"]);
+        assert_eq!(leasable(&gpus, Some("MIG-a"))[0].gpu.index, 1);
+        assert_eq!(devices(&leasable(&gpus, Some("0,MIG-b,2"))), ["GPU-0"]);
         assert_eq!(leasable(&gpus, None)[1].gpu.index, 1);
     }
 

@@ -37,7 +37,6 @@ pub use lease::{GpuHold, Lease, Stance, free_places, leasable};
 pub use settings::GpuSettings;
 pub use status::{GpuStatus, MigInstance, Reading};
 pub use thresholds::{LimitOverrides, Thresholds};
-pub use visible::visible_gpus;
 pub use watch::{Observation, Watch};
 pub use xid::{Xid, XidAdvice};
 

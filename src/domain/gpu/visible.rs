@@ -2,30 +2,30 @@
 
 use super::GpuName;
 
-/// The GPUs that a value of `CUDA_VISIBLE_DEVICES` leaves, in its order; all of them
-/// without one. An entry is an index or the beginning of a uuid; the first entry that names
-/// nothing, or more than one GPU, ends the list, and a GPU that is named twice voids it.
+/// What the entries of a value of `CUDA_VISIBLE_DEVICES` name, in its order. The first entry that
+/// names nothing, or more than one thing, ends the list, and what is named twice voids it.
 ///
 /// Indices are those of the driver: CUDA counts as it does only under
 /// `CUDA_DEVICE_ORDER=PCI_BUS_ID`. Uuids mean the same everywhere.
-pub fn visible_gpus(value: Option<&str>, gpus: &[GpuName]) -> Vec<GpuName> {
-    let Some(value) = value else {
-        return gpus.to_vec();
-    };
-    let mut visible: Vec<GpuName> = Vec::new();
+pub(super) fn in_order<T: PartialEq>(
+    value: &str,
+    mut name: impl FnMut(&str) -> Option<T>,
+) -> Vec<T> {
+    let mut visible = Vec::new();
     for entry in value.split(',').map(str::trim) {
-        let Some(gpu) = named(entry, gpus) else {
+        let Some(one) = name(entry) else {
             break;
         };
-        if visible.contains(gpu) {
+        if visible.contains(&one) {
             return Vec::new();
         }
-        visible.push(gpu.clone());
+        visible.push(one);
     }
     visible
 }
 
-fn named<'g>(entry: &str, gpus: &'g [GpuName]) -> Option<&'g GpuName> {
+/// The GPU that an entry names: by its index, or the beginning of its uuid.
+pub(super) fn named<'g>(entry: &str, gpus: &'g [GpuName]) -> Option<&'g GpuName> {
     if let Ok(index) = entry.parse::<u32>() {
         return gpus.iter().find(|gpu| gpu.index == index);
     }
@@ -52,20 +52,19 @@ mod tests {
             })
             .collect();
         for (value, expected) in [
-            (None, vec![0, 1, 2]),
-            (Some(""), vec![]),
-            (Some("2,0"), vec![2, 0]),
-            (Some(" 1 , 2"), vec![1, 2]),
-            (Some("1,-1,2"), vec![1]),
-            (Some("0,7,1"), vec![0]),
-            (Some("0,0"), vec![]),
-            (Some("GPU-b3,GPU-aa"), vec![2, 0]),
-            (Some("GPU-a"), vec![]),
-            (Some("GPU-b,2"), vec![]),
-            (Some("all"), vec![]),
-            (Some("MIG-GPU-b3/1/0"), vec![]),
+            ("", vec![]),
+            ("2,0", vec![2, 0]),
+            (" 1 , 2", vec![1, 2]),
+            ("1,-1,2", vec![1]),
+            ("0,7,1", vec![0]),
+            ("0,0", vec![]),
+            ("GPU-b3,GPU-aa", vec![2, 0]),
+            ("GPU-a", vec![]),
+            ("GPU-b,2", vec![]),
+            ("all", vec![]),
+            ("MIG-GPU-b3/1/0", vec![]),
         ] {
-            let found: Vec<u32> = visible_gpus(value, &gpus).iter().map(|g| g.index).collect();
+            let found: Vec<u32> = in_order(value, |entry| named(entry, &gpus).map(|gpu| gpu.index));
             assert_eq!(found, expected, "{value:?}");
         }
     }
