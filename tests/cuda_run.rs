@@ -294,3 +294,55 @@ fn a_cpu_computes_in_f32_alone() {
     assert_eq!(output.status.code(), Some(10), "{said}");
     assert!(said.contains("training.amp: bf16 is for GPUs"), "{said}");
 }
+
+/// How far the estimate of the GPU's memory may be off.
+const SHARE: std::ops::RangeInclusive<f64> = 0.75..=1.4;
+
+/// behaviour: engine-08
+#[test]
+fn the_estimate_of_the_gpus_memory_stands_against_its_measured_peak() {
+    let dead = "sae.dead_after=64";
+    let standard = "sae={ variant = \"standard\", d_sae = 2048 }";
+    for (what, settings) in [
+        ("wide", &["sae.d_sae=8192"][..]),
+        ("auxk", &["sae.d_sae=4096", "training.batch_size=256", dead]),
+        ("bf16", &["sae.d_sae=4096", "training.amp=bf16"]),
+        ("dense", &[standard]),
+        ("micro", &["sae.d_sae=4096", "training.micro_batch_size=16"]),
+        (
+            "model",
+            &["activations.lm_batch=64", "activations.window_batches=16"],
+        ),
+    ] {
+        let fixture = Fixture::new(3);
+        let set: Vec<&str> = settings.iter().flat_map(|s| ["--set", s]).collect();
+        let Some(output) = run(&fixture, what, "", &set) else {
+            return;
+        };
+        let all = events(&output);
+        let estimate = &common::of_kind(&all, "estimate")[0]["gpu"];
+        let peak = all.last().unwrap()["peak_gpu_memory"].as_f64().unwrap();
+        let share = estimate["bytes"].as_f64().unwrap() / peak;
+        assert!(
+            SHARE.contains(&share),
+            "{what}: {share:.2} of {peak}: {estimate}"
+        );
+        let summary = std::fs::read_to_string(fixture.path(what).join("summary.json")).unwrap();
+        let summary: Value = serde_json::from_str(&summary).unwrap();
+        assert_eq!(summary["estimated_gpu_memory"], *estimate);
+        assert_eq!(summary["peak_gpu_memory"].as_f64(), Some(peak));
+    }
+}
+
+#[test]
+fn a_run_that_cannot_fit_on_the_gpu_is_refused_before_it_begins() {
+    let fixture = Fixture::new(3);
+    let Some(output) = run(&fixture, "run", "0.memory=300000", &[]) else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(62), "{said}");
+    assert!(said.contains("MiB of the GPU's memory"), "{said}");
+    assert!(said.contains("language model"), "{said}");
+    assert!(!fixture.path("run").exists());
+}

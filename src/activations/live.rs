@@ -255,7 +255,11 @@ impl<S: Contexts, C: Capture> ActivationSource for Live<S, C> {
         self.contexts.tokens()
     }
 
-    fn next_batch(&mut self, out: &mut [Vec<f32>]) -> Result<BatchInfo> {
+    fn is_at_hand(&self) -> bool {
+        self.captured
+    }
+
+    fn fill_batch(&mut self, out: &mut [&mut [f32]]) -> Result<BatchInfo> {
         assert_eq!(out.len(), self.rows.len());
         if !self.captured {
             self.fill()?;
@@ -264,10 +268,10 @@ impl<S: Contexts, C: Capture> ActivationSource for Live<S, C> {
         let order = Permutation::new(window, self.stream("rows", self.window));
         let first = self.given * batch as u64;
         for ((out, rows), site) in out.iter_mut().zip(&self.rows).zip(self.capture.sites()) {
-            out.clear();
-            for row in first..first + batch as u64 {
+            assert_eq!(out.len(), batch * site.d_in);
+            for (row, out) in (first..).zip(out.chunks_exact_mut(site.d_in)) {
                 let from = order.at(row) as usize * site.d_in;
-                out.extend_from_slice(&rows[from..from + site.d_in]);
+                out.copy_from_slice(&rows[from..from + site.d_in]);
             }
         }
         let first_row = self.window * window + first;

@@ -17,7 +17,7 @@ pub struct LmCapture<'a, D: LmOps<Real = f32>> {
     hooks: Vec<HookPoint>,
     sites: Vec<Site>,
     /// One hook point's values on their way to `take`.
-    values: Vec<f32>,
+    values: Option<D::Host>,
 }
 
 impl<'a, D: LmOps<Real = f32>> LmCapture<'a, D> {
@@ -41,7 +41,7 @@ impl<'a, D: LmOps<Real = f32>> LmCapture<'a, D> {
             lm,
             hooks: points,
             sites: hooks.iter().map(site).collect(),
-            values: Vec::new(),
+            values: None,
         })
     }
 }
@@ -65,13 +65,16 @@ impl<D: LmOps<Real = f32>> Capture for LmCapture<'_, D> {
         let tokens = Tokens::masked(&ids, &mask, contexts.len(), size)?;
         let (device, sites, values) = (self.device, &self.sites, &mut self.values);
         let mut at = |index: usize, value: &mut D::Buf, rows: usize| {
-            values.clear();
             let len = rows * sites[index].d_in;
-            values.try_reserve(len).map_err(|_| {
-                let message = format_args!("no memory for {rows} rows of activations");
-                Error::new(Code::OutOfMemory, &sites[index].hook, message)
-            })?;
-            values.resize(len, 0.0);
+            if values.as_ref().is_none_or(|values| values.len() < len) {
+                // The old ones go first: both at once may not fit.
+                *values = None;
+            }
+            let values = match &mut *values {
+                Some(values) => values,
+                none => none.insert(device.host(len)?),
+            };
+            let values = &mut values[..len];
             device.read(value, 0, values)?;
             take(index, values)
         };

@@ -23,8 +23,24 @@ pub trait ActivationSource {
     /// can be asked for again.
     ///
     /// # Panics
-    /// Where `out` has not one buffer for each site.
-    fn next_batch(&mut self, out: &mut [Vec<f32>]) -> Result<BatchInfo>;
+    /// Where `out` has not one slice of that length for each site.
+    fn fill_batch(&mut self, out: &mut [&mut [f32]]) -> Result<BatchInfo>;
+
+    /// The same, into vectors of any length.
+    ///
+    /// # Errors
+    /// As [`ActivationSource::fill_batch`].
+    fn next_batch(&mut self, out: &mut [Vec<f32>]) -> Result<BatchInfo> {
+        let rows = self.batch_rows();
+        for (out, site) in out.iter_mut().zip(self.sites()) {
+            out.resize(rows * site.d_in, 0.0);
+        }
+        let mut slices: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
+        self.fill_batch(&mut slices)
+    }
+
+    /// Whether the next batch is there to be read, without work for a device.
+    fn is_at_hand(&self) -> bool;
 
     /// Where the next batch begins: what a checkpoint keeps.
     fn cursor(&self) -> Cursor;

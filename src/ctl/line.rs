@@ -2,7 +2,7 @@
 
 use crate::domain::Printable;
 use crate::protocol::api::Event;
-use crate::protocol::{Ending, Fact};
+use crate::protocol::{Ending, Fact, GpuEstimate};
 use crate::report::{duration, thousands};
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
@@ -60,13 +60,21 @@ fn said(fact: &Fact) -> Option<String> {
             format!("step {}{best}, {}", thousands(*step), path.display())
         }
         Fact::Estimate {
-            bytes, available, ..
+            bytes,
+            available,
+            gpu,
+            ..
         } => {
             let mib = |bytes: u64| thousands(bytes.div_ceil(1 << 20));
-            match available {
+            let host = match available {
                 Some(free) => format!("{} MiB needed, {} MiB free", mib(*bytes), mib(*free)),
                 None => format!("{} MiB needed", mib(*bytes)),
-            }
+            };
+            let of_gpu = |gpu: &GpuEstimate| {
+                let (bytes, free) = (mib(gpu.bytes), mib(gpu.available));
+                format!("; of the GPU {bytes} MiB needed, {free} MiB free")
+            };
+            host + &gpu.as_ref().map(of_gpu).unwrap_or_default()
         }
         Fact::RunCompleted(ending) | Fact::Stopped(ending) | Fact::Aborted(ending) => end(ending),
         Fact::RunFailed { message, .. } => message.clone(),

@@ -15,6 +15,7 @@ pub mod reference;
 pub mod sae;
 
 use crate::domain::Result;
+use std::ops::DerefMut;
 
 /// The number type that a backend stores and computes in.
 pub trait Real: bytemuck::Pod + Send + Sync + Default + PartialOrd + std::fmt::Debug {
@@ -42,6 +43,50 @@ impl Real for f64 {
     }
 }
 
+/// A batch on its way from the host to a device, in the order of these methods, again and again.
+/// The host's side may be filled by another thread than the one that gives work to the device.
+pub trait Slot<R, B>: Send {
+    /// The host's side, to be filled, as soon as what it held has been copied.
+    ///
+    /// # Errors
+    /// Those of earlier work.
+    fn host(&mut self) -> Result<&mut [R]>;
+    /// Begins to copy, behind the work that was given before [`Slot::release`].
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn send(&mut self) -> Result<()>;
+    /// The device's side, for work that is given from now on.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn arrived(&mut self) -> Result<&B>;
+    /// All work that reads the device's side has been given.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn release(&mut self) -> Result<()>;
+}
+
+/// Where device and host compute in the same memory there is nothing to copy.
+impl<R: Real> Slot<R, Vec<R>> for Vec<R> {
+    fn host(&mut self) -> Result<&mut [R]> {
+        Ok(self)
+    }
+
+    fn send(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn arrived(&mut self) -> Result<&Vec<R>> {
+        Ok(self)
+    }
+
+    fn release(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Memory of a backend. Buffers are flat; operations take dimensions.
 ///
 /// Running out of memory is [`crate::domain::Code::OutOfMemory`], a value, never a panic.
@@ -52,6 +97,10 @@ pub trait Device: Send + Sync + 'static {
     type Buf: Send + Sync;
     /// A buffer of unsigned 32-bit integers (counters, indices).
     type Ints: Send + Sync;
+    /// Reals of the host.
+    type Host: DerefMut<Target = [Self::Real]> + Send;
+    /// Where batches come from the host.
+    type Slot: Slot<Self::Real, Self::Buf>;
 
     /// The backend in words, for logs and `summary.json`: `cpu (2 threads, avx2)`.
     fn describe(&self) -> String;
@@ -82,6 +131,24 @@ pub trait Device: Send + Sync + 'static {
     fn read_ints(&self, buf: &Self::Ints, at: usize, host: &mut [u32]) -> Result<()>;
     /// Sets all of `buf` to 0.
     fn clear_ints(&self, buf: &mut Self::Ints) -> Result<()>;
+
+    /// `len` reals of the host, which the device copies from and to by itself.
+    fn host(&self, len: usize) -> Result<Self::Host>;
+    /// A place for batches of `len` reals.
+    fn slot(&self, len: usize) -> Result<Self::Slot>;
+    /// Whether batches come to the device while it computes.
+    fn copies_alone(&self) -> bool {
+        false
+    }
+
+    /// Bytes that are free of the device's own memory; `None` where it computes in the host's.
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+    /// The most of its own memory that was in use, where that is known.
+    fn peak_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// A buffer that holds `host`.
     fn upload(&self, host: &[Self::Real]) -> Result<Self::Buf> {

@@ -93,7 +93,7 @@ codes! {
     NonFinite = "non-finite", 60;
     /// Memory ran out at the smallest micro-batch, three times.
     OutOfMemory = "out-of-memory", 61;
-    /// The estimate says that the run cannot fit in memory.
+    /// The estimate says that the run cannot fit in memory, or in that of its GPU.
     MemoryEstimate = "memory-estimate", 62;
     /// A compute device that is not available.
     DeviceUnavailable = "device-unavailable", 63;

@@ -46,6 +46,9 @@ pub enum Fact {
         parts: BTreeMap<String, u64>,
         /// What the machine has free.
         available: Option<u64>,
+        /// The same of the GPU's memory, where the run computes on one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gpu: Option<GpuEstimate>,
     },
     /// Training begins or goes on.
     RunStarted {
@@ -123,6 +126,17 @@ pub enum Fact {
         /// The error in one line.
         message: String,
     },
+}
+
+/// Bytes of a GPU's memory that a run is expected to need.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuEstimate {
+    /// The sum.
+    pub bytes: u64,
+    /// Its parts by name.
+    pub parts: BTreeMap<String, u64>,
+    /// What the GPU has free.
+    pub available: u64,
 }
 
 impl Fact {
@@ -310,6 +324,9 @@ pub struct Ending {
     pub checkpoint: Option<PathBuf>,
     /// Peak resident memory of the process, bytes.
     pub peak_memory: Option<u64>,
+    /// The most of the GPU's memory that this worker had in use, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_gpu_memory: Option<u64>,
     /// Measures on held-out text after the last step, where they were taken.
     #[serde(default)]
     pub validation: Option<Validation>,

@@ -16,7 +16,8 @@ pub mod sweep;
 pub mod wire;
 
 pub use fact::{
-    EarlyStop, Ending, Fact, Frame, OutOfMemory, SiteStep, SiteValidation, Stage, Step, Validation,
+    EarlyStop, Ending, Fact, Frame, GpuEstimate, OutOfMemory, SiteStep, SiteValidation, Stage,
+    Step, Validation,
 };
 pub use own::{AssetFact, DaemonFact};
 

@@ -264,6 +264,7 @@ mod tests {
             folder: PathBuf::new(),
             checkpoint: None,
             peak_memory: None,
+            peak_gpu_memory: None,
             validation: None,
         };
         let html = render(&Page {

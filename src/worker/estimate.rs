@@ -1,9 +1,10 @@
 //! Bytes that a run will need, before anything large is taken.
 
+use super::gpu_estimate;
 use crate::config::RunConfig;
 use crate::domain::{Code, Error, Result};
 use crate::lm::LmSpec;
-use crate::protocol::Fact;
+use crate::protocol::{Fact, GpuEstimate};
 use crate::sae::{SaeSpec, spec::Variant};
 use crate::system::memory;
 use std::collections::BTreeMap;
@@ -20,12 +21,14 @@ const CODE: u64 = 5 << 20;
 /// What a thread of the CPU device keeps: blocks of rows, and of their logits.
 const THREAD: u64 = 2 << 20;
 /// Measured: one byte in this many is lost between blocks of memory.
-const LOST: u64 = 6;
+const LOST: u64 = 8;
 
 /// The parts of the estimate.
 pub struct Estimate {
     /// Bytes by name.
     pub parts: BTreeMap<String, u64>,
+    /// Those of the GPU's memory, where the run computes on one.
+    pub gpu: Option<GpuEstimate>,
 }
 
 /// What an estimate is for.
@@ -42,6 +45,8 @@ pub struct Need<'a> {
     pub captured: u64,
     /// Threads of the CPU device; 0 means one a core.
     pub threads: usize,
+    /// What is free of the device's own memory; `None` where it computes in the host's.
+    pub free: Option<u64>,
 }
 
 impl Estimate {
@@ -60,27 +65,40 @@ impl Estimate {
             threads => threads,
         };
         let mut parts = vec![
-            ("threads", threads as u64 * THREAD),
-            (
-                "language model",
-                lm.weight_bytes(config.model.precision) as u64,
-            ),
-            ("forward pass", need.capture),
-            ("activations", need.window + sites * batch * d * REAL),
-            ("measures", measures(need, d)),
-            (
-                "autoencoder weights and moments",
-                sites * weights(&config.sae, d),
-            ),
+            ("activations", need.window),
             (
                 "copies to save and to measure",
                 sites * copies(&config.sae, d),
             ),
-            (
-                "autoencoder step",
-                sites * step(&config.sae, d, batch, micro),
-            ),
         ];
+        match need.free {
+            // What a device takes over from the host comes through it, a matrix at a time.
+            Some(_) => parts.extend([
+                ("rows to measure", rows_to_measure(need) * d * 4 * REAL),
+                (
+                    "batches",
+                    gpu_estimate::BATCHES * need.captured * batch * d * REAL,
+                ),
+            ]),
+            None => parts.extend([
+                ("batches", need.captured * batch * d * REAL),
+                ("threads", threads as u64 * THREAD),
+                (
+                    "language model",
+                    lm.weight_bytes(config.model.precision) as u64,
+                ),
+                ("forward pass", need.capture),
+                ("measures", measures(need, d)),
+                (
+                    "autoencoder weights and moments",
+                    sites * weights(&config.sae, d),
+                ),
+                (
+                    "autoencoder step",
+                    sites * step(&config.sae, d, batch, micro),
+                ),
+            ]),
+        }
         let taken: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
         parts.push(("lost between blocks", taken / LOST));
         let parts = parts.into_iter();
@@ -88,6 +106,7 @@ impl Estimate {
             parts: parts
                 .map(|(name, bytes)| (name.to_owned(), bytes))
                 .collect(),
+            gpu: need.free.map(|free| gpu_estimate::gpu_estimate(need, free)),
         };
         estimate.measure();
         estimate
@@ -110,15 +129,19 @@ impl Estimate {
             bytes: self.bytes(),
             parts: self.parts.clone(),
             available: memory::available(),
+            gpu: self.gpu.clone(),
         }
     }
 
-    /// Refuses a run that cannot fit: above `limit` MiB where given, else above what is
-    /// free now and what the process holds already.
+    /// Refuses a run that cannot fit: in what the GPU has free, and in the host's memory, above
+    /// `limit` MiB where given, else above what is free now and what the process holds already.
     ///
     /// # Errors
     /// `memory-estimate`, with the numbers.
     pub fn check(&self, limit: Option<u64>) -> Result<()> {
+        if let Some(gpu) = &self.gpu {
+            gpu_estimate::check(gpu)?;
+        }
         let held = memory::resident().unwrap_or(0);
         let (allowed, whose) = match limit {
             Some(mib) => (mib << 20, "training.max_memory_mib allows"),
@@ -192,15 +215,20 @@ fn selection(tokens: u64, k: u64) -> u64 {
 /// The rows of a batch of held-out contexts: captured, gathered, reconstructed on the device
 /// and on the host, and put back; and their codes.
 fn measures(need: &Need<'_>, d: u64) -> u64 {
-    let config = need.config;
-    if config.data.holdout == 0.0 || config.eval.contexts == 0 {
-        return 0;
-    }
-    let contexts = config.activations.lm_batch.min(config.eval.contexts);
-    let rows = (contexts * config.data.context_size) as u64;
+    let (config, rows) = (need.config, rows_to_measure(need));
     let codes = match config.sae.k() {
         Some(k) => selection(rows, k as u64),
         None => rows * config.sae.d_sae as u64 / 2 * EDGE,
     };
     rows * d * (need.captured + 6) * REAL + codes
+}
+
+/// Rows of a batch of held-out contexts.
+pub(super) fn rows_to_measure(need: &Need<'_>) -> u64 {
+    let config = need.config;
+    if config.data.holdout == 0.0 {
+        return 0;
+    }
+    let contexts = config.activations.lm_batch.min(config.eval.contexts);
+    (contexts * config.data.context_size) as u64
 }

@@ -8,7 +8,7 @@ use super::train::{End, Run};
 use crate::device::lm::LmOps;
 use crate::device::sae::SaeOps;
 use crate::domain::{Precision, Result};
-use crate::protocol::{EarlyStop, Ending, Fact, Stage};
+use crate::protocol::{EarlyStop, Ending, Fact, GpuEstimate, Stage};
 use crate::report::{self, Page};
 use crate::system::files;
 use serde::Serialize;
@@ -30,6 +30,9 @@ struct Summary<'a> {
     /// Bytes by part, as estimated before the run; the sum stands against `peak_memory`.
     estimated_memory: u64,
     estimated_memory_parts: &'a BTreeMap<String, u64>,
+    /// The same of the GPU's memory; `bytes` stands against `peak_gpu_memory`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimated_gpu_memory: Option<&'a GpuEstimate>,
     /// Folders by format, and why a format was left out.
     exports: BTreeMap<String, String>,
 }
@@ -77,6 +80,7 @@ pub fn finish<D: SaeOps<Real = f32> + LmOps>(
         model_scheme: precision.scheme(),
         estimated_memory: estimate.bytes(),
         estimated_memory_parts: &estimate.parts,
+        estimated_gpu_memory: estimate.gpu.as_ref(),
         exports,
     };
     metrics::write_json(&folder.path, "summary.json", &summary)?;

@@ -2,11 +2,10 @@
 
 use super::Job;
 use super::context::Context;
+use super::feed::Source;
 use super::prepare::Prepared;
 use super::site::Site;
-use crate::activations::{
-    ActivationSource, Live, LmCapture, Order, cache, cache::Identity, model_hash,
-};
+use crate::activations::{Live, LmCapture, Order, cache, cache::Identity, model_hash};
 use crate::config::RunConfig;
 use crate::data::{Context as TextContext, TokenSet};
 use crate::device::lm::LmOps;
@@ -25,7 +24,7 @@ pub struct Pipeline<'a, D: SaeOps<Real = f32> + LmOps> {
     lm: &'a Mutex<Lm<D>>,
     hooks: Vec<HookPoint>,
     /// Batches of activations.
-    pub source: Box<dyn ActivationSource + 'a>,
+    pub source: Box<Source<'a>>,
     held_out: Vec<TextContext>,
 }
 
@@ -58,7 +57,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
             let capture = LmCapture::new(device, lm, &names)?;
             Live::new(prepared.tokens.clone(), capture, order)
         };
-        let source: Box<dyn ActivationSource + 'a> = match &config.activations.cache {
+        let source: Box<Source<'a>> = match &config.activations.cache {
             None => Box::new(live()?),
             Some(folder) => {
                 let identity = Identity {
@@ -114,7 +113,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
     /// Those of capture; `config-invalid`; `out-of-memory`.
     pub fn sites(&mut self, sample: bool, context: &mut Context<'_>) -> Result<Vec<Site<D>>> {
         context.progress(Stage::Initializing, 0, Some(1))?;
-        let mut first = self.batch();
+        let mut first = vec![Vec::new(); self.hooks.len()];
         if sample {
             let cursor = self.source.cursor();
             self.source.next_batch(&mut first)?;
@@ -145,11 +144,6 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
         }
         context.progress(Stage::Initializing, 1, Some(1))?;
         Ok(sites)
-    }
-
-    /// Empty buffers for a batch, one for each captured hook point.
-    pub fn batch(&self) -> Vec<Vec<f32>> {
-        vec![Vec::new(); self.hooks.len()]
     }
 
     /// Measures on held-out text; nothing where none is held out.

@@ -7,6 +7,7 @@ use super::folder::{RunFolder, Start};
 use crate::activations::Site as Captured;
 use crate::config::RunConfig;
 use crate::data::{ModelTokens, Progress, TokenSet};
+use crate::device::Device;
 use crate::domain::{Code, Error, Result};
 use crate::lm::{self, HookPoint, LmSpec};
 use crate::protocol::Stage;
@@ -36,12 +37,12 @@ impl Prepared {
     ///
     /// # Errors
     /// Each names the file, key or hook point that cannot be used.
-    pub fn new(job: &Job, context: &mut Context<'_>) -> Result<Self> {
+    pub fn new(device: &impl Device, job: &Job, context: &mut Context<'_>) -> Result<Self> {
         let config = &job.config;
         let spec = lm::config::load(&config.model.path)?;
         let hooks = captured_hooks(config, &spec)?;
         let captured = sites(&hooks, &spec);
-        let mut estimate = estimate(config, &spec, &captured, job.threads);
+        let mut estimate = estimate(config, &spec, &captured, job.threads, device.free_memory()?);
         context.send(estimate.fact());
         estimate.check(config.training.max_memory_mib)?;
         if let Some(missing) = config.data.path.0.iter().find(|path| !path.exists()) {
@@ -96,12 +97,14 @@ pub(super) fn captured_hooks(config: &RunConfig, spec: &LmSpec) -> Result<Vec<Ho
     Ok(hooks)
 }
 
-/// The estimate for `config` on a model of `spec`.
+/// The estimate for `config` on a model of `spec`, and on a device that has so much of its own
+/// memory `free`.
 pub(super) fn estimate(
     config: &RunConfig,
     spec: &LmSpec,
     captured: &[Captured],
     threads: usize,
+    free: Option<u64>,
 ) -> Estimate {
     let (batch, context_size) = (config.training.batch_size, config.data.context_size);
     let rows = config.activations.lm_batch * context_size;
@@ -115,6 +118,7 @@ pub(super) fn estimate(
         window,
         captured: captured.len() as u64,
         threads,
+        free,
     })
 }
 

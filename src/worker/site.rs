@@ -49,14 +49,14 @@ impl<D: SaeOps> Site<D> {
     pub fn step(
         &mut self,
         device: &D,
-        batch: &[D::Buf],
+        batch: &[&D::Buf],
         tokens: usize,
         micro: usize,
         settings: &StepSettings,
     ) -> Result<Stepped> {
         let batch = Batch {
-            x: &batch[self.input],
-            target: (self.output != self.input).then(|| &batch[self.output]),
+            x: batch[self.input],
+            target: (self.output != self.input).then(|| batch[self.output]),
             tokens,
         };
         let report = match self.trainer.step(device, &batch, micro, settings)? {

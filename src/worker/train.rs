@@ -3,6 +3,7 @@
 use super::Job;
 use super::context::{Context, Wish};
 use super::estimate::Estimate;
+use super::feed::Feed;
 use super::finish;
 use super::folder::RunFolder;
 use super::metrics::{self, Metrics};
@@ -33,7 +34,7 @@ pub fn train<D>(device: &D, job: &Job, context: &mut Context<'_>) -> Result<()>
 where
     D: SaeOps<Real = f32> + LmOps,
 {
-    let prepared = Prepared::new(job, context)?;
+    let prepared = Prepared::new(device, job, context)?;
     context.progress(Stage::LoadingModel, 0, Some(1))?;
     let lm = Mutex::new(Lm::load_as(
         device,
@@ -85,9 +86,7 @@ pub struct Run<'a, D: SaeOps<Real = f32> + LmOps> {
     micro: MicroBatch,
     checkpoint: Option<PathBuf>,
     saved_at: Option<u64>,
-    /// The batch on the host and on the device.
-    host: Vec<Vec<f32>>,
-    batch: Vec<D::Buf>,
+    feed: Feed<D>,
     last_step: Instant,
     /// Seconds of the last steps, capture included.
     recent: VecDeque<f64>,
@@ -105,7 +104,6 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
             folder,
             start,
             tokens,
-            captured,
             estimate,
             ..
         } = prepared;
@@ -143,8 +141,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
         state.early = rule.map(|rule| Stopper::resume(state.early, rule));
         let checkpoint = start.map(|s| s.checkpoint.path().to_owned());
         let metrics = Metrics::open(&folder.path, state.step)?;
-        let buffer =
-            |site: &crate::activations::Site| device.zeros(training.batch_size * site.d_in);
+        let feed = Feed::new(device, &*pipeline.source)?;
         context.step = state.step;
         context.send(Fact::RunStarted {
             step: state.step,
@@ -157,8 +154,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
         Ok(Self {
             device,
             job,
-            host: pipeline.batch(),
-            batch: captured.iter().map(buffer).collect::<Result<_>>()?,
+            feed,
             validation: metrics::last_validation(&folder.path)?,
             frequencies: Vec::new(),
             folder,
@@ -243,42 +239,48 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
             config
                 .schedule
                 .at(number - 1, self.steps, config.optimizer.lr, config.sae.k());
-        self.pipeline.source.next_batch(&mut self.host)?;
-        for (buf, host) in self.batch.iter_mut().zip(&self.host) {
-            self.device.write(buf, 0, host)?;
-        }
-        let mut measured = Vec::new();
-        let mut skipped = false;
-        for index in 0..self.sites.len() {
-            let stepped = loop {
-                let site = &mut self.sites[index];
-                let tokens = config.training.batch_size;
-                match site.step(
-                    self.device,
-                    &self.batch,
-                    tokens,
-                    self.micro.size(),
-                    &settings,
-                ) {
-                    Ok(stepped) => break stepped,
-                    Err(e) if e.code == Code::OutOfMemory => self.shrink(number, e, context)?,
-                    Err(e) => return Err(e),
+        let (device, micro, sites) = (self.device, &mut self.micro, &mut self.sites);
+        let on_non_finite = config.training.on_non_finite;
+        let skipped_before = self.state.skipped;
+        let ((measured, skipped), cursor) =
+            self.feed.with_next(&mut *self.pipeline.source, |batch| {
+                let mut measured = Vec::new();
+                let mut skipped = false;
+                for site in sites {
+                    let tokens = config.training.batch_size;
+                    let stepped = loop {
+                        match site.step(device, batch, tokens, micro.size(), &settings) {
+                            Ok(stepped) => break stepped,
+                            Err(e) if e.code == Code::OutOfMemory => {
+                                shrink(micro, number, e, context)?;
+                            }
+                            Err(e) => return Err(e),
+                        }
+                    };
+                    match (stepped, on_non_finite) {
+                        (Stepped::Done(site), _) => measured.push(site),
+                        (Stepped::NonFinite(what), NonFinitePolicy::Skip) => {
+                            context.send(Fact::NonFinite {
+                                step: number,
+                                hook: site.name.clone(),
+                                what: what.into(),
+                                skipped: skipped_before + 1,
+                            });
+                            skipped = true;
+                        }
+                        (Stepped::NonFinite(what), NonFinitePolicy::Fail) => {
+                            return Err(not_finite(&site.name, number, what));
+                        }
+                    }
                 }
-            };
-            match stepped {
-                Stepped::Done(site) => measured.push(site),
-                Stepped::NonFinite(what) => {
-                    self.non_finite(number, index, what, context)?;
-                    skipped = true;
-                }
-            }
-        }
+                Ok((measured, skipped))
+            })?;
         self.micro.succeeded();
         self.state.micro_batch = self.micro.size();
         self.state.step = number;
         context.step = number;
         self.state.skipped += u64::from(skipped);
-        self.state.cursor = self.pipeline.source.cursor();
+        self.state.cursor = cursor;
         self.tell(number, settings.lr, measured, context)
     }
 
@@ -325,53 +327,6 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
             });
         }
         Ok(())
-    }
-
-    fn shrink(&mut self, step: u64, error: Error, context: &Context<'_>) -> Result<()> {
-        match self.micro.out_of_memory() {
-            AfterOom::GiveUp => Err(error.hint(
-                "even the smallest micro-batch does not fit: lower sae.d_sae or \
-                 activations.window_batches, or free memory; --resume goes on from the last \
-                 checkpoint",
-            )),
-            AfterOom::Again => {
-                context.send(Fact::Oom(OutOfMemory {
-                    step,
-                    micro_batch: self.micro.size() as u64,
-                    accumulation: self.micro.accumulation() as u64,
-                    message: error.to_string(),
-                }));
-                Ok(())
-            }
-        }
-    }
-
-    fn non_finite(
-        &mut self,
-        step: u64,
-        site: usize,
-        what: &str,
-        context: &Context<'_>,
-    ) -> Result<()> {
-        let hook = self.sites[site].name.clone();
-        match self.job.config.training.on_non_finite {
-            NonFinitePolicy::Skip => {
-                let skipped = self.state.skipped + 1;
-                context.send(Fact::NonFinite {
-                    step,
-                    hook,
-                    what: what.into(),
-                    skipped,
-                });
-                Ok(())
-            }
-            NonFinitePolicy::Fail => {
-                let message = format!("step {step}: the {what} is not finite; nothing was changed");
-                Err(Error::new(Code::NonFinite, hook, message).hint(
-                    "lower optimizer.lr, check the data, or set training.on_non_finite = \"skip\"",
-                ))
-            }
-        }
     }
 
     /// Measures on held-out text, once a step at most.
@@ -445,10 +400,38 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
             folder: self.folder.path.clone(),
             checkpoint: self.checkpoint.clone(),
             peak_memory: memory::peak(),
+            // What cannot be read is not known, and is no reason to fail.
+            peak_gpu_memory: self.device.peak_memory().ok().flatten(),
             validation: self
                 .validation
                 .clone()
                 .filter(|v| v.step == self.state.step),
         }
     }
+}
+
+/// Makes micro-batches smaller, and says so.
+fn shrink(micro: &mut MicroBatch, step: u64, error: Error, context: &Context<'_>) -> Result<()> {
+    match micro.out_of_memory() {
+        AfterOom::GiveUp => Err(error.hint(
+            "even the smallest micro-batch does not fit: lower sae.d_sae or \
+             activations.window_batches, or free memory; --resume goes on from the last \
+             checkpoint",
+        )),
+        AfterOom::Again => {
+            context.send(Fact::Oom(OutOfMemory {
+                step,
+                micro_batch: micro.size() as u64,
+                accumulation: micro.accumulation() as u64,
+                message: error.to_string(),
+            }));
+            Ok(())
+        }
+    }
+}
+
+fn not_finite(hook: &str, step: u64, what: &str) -> Error {
+    let message = format!("step {step}: the {what} is not finite; nothing was changed");
+    Error::new(Code::NonFinite, hook, message)
+        .hint("lower optimizer.lr, check the data, or set training.on_non_finite = \"skip\"")
 }

@@ -6,6 +6,7 @@ mod cuda_double;
 #[path = "../device_suite/mod.rs"]
 mod device_suite;
 
+mod arrival;
 mod attention;
 mod cache;
 mod dense;

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <iterator>
+
 namespace double_ {
 namespace {
 
@@ -137,6 +139,20 @@ bool Device::holds(Address at, size_t bytes) {
   if (it == live.begin()) return false;
   --it;
   return at - it->first <= it->second && bytes <= it->second - (at - it->first);
+}
+
+Address Device::base(Address at) {
+  std::lock_guard<std::mutex> held(lock);
+  auto it = live.upper_bound(at);
+  if (it == live.begin()) return 0;
+  --it;
+  return at - it->first <= it->second ? it->first : 0;
+}
+
+bool Device::is_pinned(Address at) {
+  std::lock_guard<std::mutex> held(lock);
+  auto it = pinned.upper_bound(at);
+  return it != pinned.begin() && at - std::prev(it)->first < std::prev(it)->second;
 }
 
 std::string Device::overrun() {

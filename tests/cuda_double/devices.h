@@ -16,6 +16,7 @@
 //   fail_launch_at     the n-th launch from here on fails ...
 //   fail_launch_code   ... with this error, 719
 //   fail_call_at, fail_call_code   the same for any call that touches the device
+//   ignore_wait_at     the n-th wait for an event is none
 //   sticky             an error that every call returns from now on
 //   schedule           order of threads and blocks
 //   workers            threads that run blocks
@@ -62,6 +63,8 @@ struct Device {
   std::mutex lock;
   int ordinal = 0;
   std::map<Address, size_t> live;
+  // Memory of the host that is pinned.
+  std::map<Address, size_t> pinned;
   std::map<std::string, long long> numbers;
 
   long long number(const std::string& key, long long otherwise);
@@ -69,8 +72,11 @@ struct Device {
   bool is_due(const char* key);
   int allocate(Address* to, size_t bytes);
   int release(Address at);
+  // The start of the allocation that `at` is in, or 0.
+  Address base(Address at);
   // Whether the range lies within one allocation.
   bool holds(Address at, size_t bytes);
+  bool is_pinned(Address at);
   // The first allocation with a write before its start or behind its end, or "".
   std::string overrun();
 };

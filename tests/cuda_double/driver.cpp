@@ -6,14 +6,18 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <initializer_list>
 #include <set>
 
 #include "devices.h"
 #include "image.h"
 #include "machine.h"
+#include "streams.h"
 
 using double_::Address;
 using double_::Device;
+using double_::Event;
+using double_::Stream;
 
 namespace {
 
@@ -27,21 +31,6 @@ struct Module {
   std::set<std::string> names;
   std::map<std::string, Function> functions;
 };
-// Copies to the host land when somebody waits for them.
-struct Landing {
-  void* to;
-  std::vector<unsigned char> bytes;
-};
-struct Stream {
-  Device* device;
-  std::vector<Landing> landings;
-};
-
-// The time when everything before it was done, which here is when it was recorded.
-struct Event {
-  double milliseconds = 0;
-};
-
 double now() {
   timespec at;
   clock_gettime(CLOCK_MONOTONIC, &at);
@@ -68,15 +57,20 @@ int begin(Device* device) {
 
 Stream* stream_of(void* handle) { return static_cast<Stream*>(handle); }
 
-void land(Stream* stream) {
-  for (auto& landing : stream->landings) memcpy(landing.to, landing.bytes.data(), landing.bytes.size());
-  stream->landings.clear();
+// What went wrong on a device is told by the call after it.
+void break_down(Device* device, const std::string& what, const std::string& why, int code) {
+  fprintf(stderr, "emulated device %d: %s: %s\n", device->ordinal, what.c_str(), why.c_str());
+  cuda_double_set(device->ordinal, "sticky", code);
 }
 
-// A kernel that went wrong tells the call after the launch, as on a device.
-void break_down(Device* device, const Function& f, const std::string& why, int code) {
-  fprintf(stderr, "emulated device %d: %s: %s\n", device->ordinal, f.name.c_str(), why.c_str());
-  cuda_double_set(device->ordinal, "sticky", code);
+// Work of a stream begins that touches these; of none, where the host waits for it.
+void work(void* stream, const char* what, std::initializer_list<Address> touched) {
+  if (!stream) return;
+  double_::work(stream_of(stream));
+  for (const Address at : touched) {
+    const std::string wrong = double_::touch(stream_of(stream), at);
+    if (!wrong.empty()) break_down(current, what, wrong, double_::ILLEGAL_ADDRESS);
+  }
 }
 
 }  // namespace
@@ -172,22 +166,26 @@ int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
 
 int cuStreamCreate(void** to, unsigned) {
   BEGIN(current);
-  *to = new Stream{current, {}};
+  *to = double_::new_stream(current);
   return double_::SUCCESS;
 }
 int cuStreamDestroy_v2(void* stream) {
+  double_::forget(stream_of(stream));
   delete stream_of(stream);
   return double_::SUCCESS;
 }
 int cuStreamSynchronize(void* stream) {
   Device* device = stream ? stream_of(stream)->device : current;
   const int code = begin(device);
-  // What was waited for in vain does not come later: its memory may be gone.
-  if (stream && code) stream_of(stream)->landings.clear();
-  if (stream && !code) land(stream_of(stream));
+  if (stream && code) double_::forget(stream_of(stream));
+  if (stream && !code) double_::wait_on_host(stream_of(stream));
   return code;
 }
-int cuStreamWaitEvent(void*, void*, unsigned) { return begin(current); }
+int cuStreamWaitEvent(void* stream, void* event, unsigned) {
+  BEGIN(current);
+  if (!current->is_due("ignore_wait_at")) double_::wait(stream_of(stream), static_cast<Event*>(event));
+  return double_::SUCCESS;
+}
 int cuEventCreate(void** to, unsigned) {
   BEGIN(current);
   *to = new Event;
@@ -197,12 +195,17 @@ int cuEventDestroy_v2(void* event) {
   delete static_cast<Event*>(event);
   return double_::SUCCESS;
 }
-int cuEventRecord(void* event, void*) {
+int cuEventRecord(void* event, void* stream) {
   BEGIN(current);
   static_cast<Event*>(event)->milliseconds = now();
+  double_::record(static_cast<Event*>(event), stream_of(stream));
   return double_::SUCCESS;
 }
-int cuEventSynchronize(void*) { return begin(current); }
+int cuEventSynchronize(void* event) {
+  BEGIN(current);
+  if (!current->is_due("ignore_wait_at")) double_::wait_on_host(static_cast<Event*>(event));
+  return double_::SUCCESS;
+}
 int cuEventQuery(void*) { return begin(current); }
 int cuEventElapsedTime(float* to, void* start, void* end) {
   BEGIN(current);
@@ -214,59 +217,85 @@ int cuMemAlloc_v2(Address* to, size_t bytes) {
   BEGIN(current);
   return current->allocate(to, bytes);
 }
-int cuMemAllocAsync(Address* to, size_t bytes, void*) { return cuMemAlloc_v2(to, bytes); }
+int cuMemAllocAsync(Address* to, size_t bytes, void* stream) {
+  const int code = cuMemAlloc_v2(to, bytes);
+  if (!code) work(stream, "an allocation", {*to});
+  return code;
+}
 int cuMemFree_v2(Address at) {
   if (!current) return double_::INVALID_CONTEXT;
+  const std::string wrong = double_::free_by_host(at);
+  if (!wrong.empty()) break_down(current, "freeing", wrong, double_::ILLEGAL_ADDRESS);
   const int code = current->release(at);
-  if (code == double_::ILLEGAL_ADDRESS) {
-    fprintf(stderr, "emulated device %d: a write outside an allocation\n", current->ordinal);
-    cuda_double_set(current->ordinal, "sticky", code);
-  }
+  if (code == double_::ILLEGAL_ADDRESS) break_down(current, "memory", "a write outside an allocation", code);
   return code ? code : begin(current);
 }
-int cuMemFreeAsync(Address at, void*) { return cuMemFree_v2(at); }
+int cuMemFreeAsync(Address at, void* stream) {
+  if (!current) return double_::INVALID_CONTEXT;
+  work(stream, "freeing", {at});
+  double_::forget(at);
+  return cuMemFree_v2(at);
+}
 int cuMemHostAlloc(void** to, size_t bytes, unsigned) {
   BEGIN(current);
   if (!bytes) return double_::INVALID_VALUE;
   *to = current->is_due("fail_alloc_at") ? nullptr : aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   if (!*to) return double_::OUT_OF_MEMORY;
+  {
+    std::lock_guard<std::mutex> held(current->lock);
+    current->pinned[Address(*to)] = bytes;
+  }
   cuda_double_set(current->ordinal, "pinned", current->number("pinned", 0) + 1);
   return double_::SUCCESS;
 }
 int cuMemFreeHost(void* at) {
   if (!current) return double_::INVALID_CONTEXT;
+  {
+    std::lock_guard<std::mutex> held(current->lock);
+    current->pinned.erase(Address(at));
+  }
+  double_::forget_pinned(at);
   cuda_double_set(current->ordinal, "pinned", current->number("pinned", 0) - 1);
   free(at);
   return begin(current);
 }
 
-int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) {
+int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* stream) {
   BEGIN(current);
   if (!current->holds(to, bytes)) return double_::INVALID_VALUE;
-  memcpy(reinterpret_cast<void*>(to), from, bytes);
+  work(stream, "a copy to the device", {to});
+  if (!stream || !current->is_pinned(Address(from))) {
+    memcpy(reinterpret_cast<void*>(to), from, bytes);
+    return double_::SUCCESS;
+  }
+  const std::string wrong = double_::copy_later(stream_of(stream), to, from, bytes);
+  if (!wrong.empty()) break_down(current, "a copy to the device", wrong, double_::ILLEGAL_ADDRESS);
   return double_::SUCCESS;
 }
 int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
   BEGIN(current);
   if (!current->holds(from, bytes)) return double_::INVALID_VALUE;
-  auto* first = reinterpret_cast<const unsigned char*>(from);
+  work(stream, "a copy to the host", {from});
+  const void* first = reinterpret_cast<const void*>(from);
   if (stream) {
     memset(to, 0xff, bytes);
-    stream_of(stream)->landings.push_back({to, {first, first + bytes}});
+    double_::land_later(stream_of(stream), to, first, bytes);
   } else {
     memcpy(to, first, bytes);
   }
   return double_::SUCCESS;
 }
-int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void*) {
+int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* stream) {
   BEGIN(current);
   if (!current->holds(to, bytes) || !current->holds(from, bytes)) return double_::INVALID_VALUE;
+  work(stream, "a copy", {to, from});
   memmove(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
   return double_::SUCCESS;
 }
-int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void*) {
+int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void* stream) {
   BEGIN(current);
   if (!current->holds(to, bytes)) return double_::INVALID_VALUE;
+  work(stream, "a clear", {to});
   memset(reinterpret_cast<void*>(to), value, bytes);
   return double_::SUCCESS;
 }
@@ -326,7 +355,7 @@ int cuFuncGetParamInfo(void* function, size_t index, size_t* offset, size_t* siz
   return double_::SUCCESS;
 }
 int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                   unsigned shared, void*, void** arguments, void**) {
+                   unsigned shared, void* stream, void** arguments, void**) {
   BEGIN(current);
   auto& f = *static_cast<Function*>(function);
   const uint64_t threads = uint64_t(bx) * by * bz;
@@ -337,8 +366,16 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
   if (current->is_due("fail_launch_at")) {
     const int code = int(current->number("fail_launch_code", double_::LAUNCH_FAILED));
     if (!double_::is_sticky(code)) return code;
-    break_down(current, f, "told to fail", code);
+    break_down(current, f.name, "told to fail", code);
     return double_::SUCCESS;
+  }
+  work(stream, f.name.c_str(), {});
+  for (size_t i = 0; stream && i < f.kernel->argument_sizes.size(); ++i) {
+    Address at = 0;
+    if (f.kernel->argument_sizes[i] != sizeof at) continue;
+    memcpy(&at, arguments[i], sizeof at);
+    const std::string wrong = double_::touch(stream_of(stream), at);
+    if (!wrong.empty()) break_down(current, f.name, wrong, double_::ILLEGAL_ADDRESS);
   }
   emulator::Launch launch;
   launch.blocks = {gx, gy, gz};
@@ -348,9 +385,9 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
   launch.schedule = uint32_t(current->number("schedule", 0));
   launch.workers = uint32_t(current->number("workers", 1));
   std::string error = emulator::run(*f.kernel, launch);
-  if (!error.empty()) break_down(current, f, error, double_::LAUNCH_FAILED);
+  if (!error.empty()) break_down(current, f.name, error, double_::LAUNCH_FAILED);
   error = current->overrun();
-  if (!error.empty()) break_down(current, f, error, double_::ILLEGAL_ADDRESS);
+  if (!error.empty()) break_down(current, f.name, error, double_::ILLEGAL_ADDRESS);
   return double_::SUCCESS;
 }
 

@@ -110,9 +110,12 @@ impl ActivationSource for CachedSource {
         self.manifest.rows_per_epoch
     }
 
-    fn next_batch(&mut self, out: &mut [Vec<f32>]) -> Result<BatchInfo> {
+    fn is_at_hand(&self) -> bool {
+        true
+    }
+
+    fn fill_batch(&mut self, out: &mut [&mut [f32]]) -> Result<BatchInfo> {
         assert_eq!(out.len(), self.sites().len());
-        out.iter_mut().for_each(Vec::clear);
         let (mut filled, total) = (0, self.rows());
         while filled < self.batch {
             let row = (self.row + filled as u64) % total;
@@ -120,7 +123,7 @@ impl ActivationSource for CachedSource {
             let left = (self.before[index + 1] - row) as usize;
             let rows = left.min(self.batch - filled);
             let first = (row - self.before[index]) as usize;
-            self.shard(index)?.read(first, rows, out)?;
+            self.shard(index)?.read(first, rows, filled, out)?;
             filled += rows;
         }
         let info = BatchInfo::new(self.row, self.batch, self.manifest.rows_per_epoch);

@@ -158,15 +158,14 @@ impl Verified {
         })
     }
 
-    /// Appends `rows` rows from row `first` of every site.
+    /// Reads `rows` rows of every site from row `first`, to the rows of `out` from `to`.
     ///
     /// # Errors
     /// `cache-corrupt` for a value that is not finite, naming its byte.
-    pub fn read(&self, first: usize, rows: usize, out: &mut [Vec<f32>]) -> Result<()> {
+    pub fn read(&self, first: usize, rows: usize, to: usize, out: &mut [&mut [f32]]) -> Result<()> {
         for ((site, start), out) in self.sites.iter().zip(&self.starts).zip(out) {
-            let (at, filled) = (first * site.d_in, out.len());
-            out.resize(filled + rows * site.d_in, 0.0);
-            let into = &mut out[filled..];
+            let at = first * site.d_in;
+            let into = &mut out[to * site.d_in..(to + rows) * site.d_in];
             let tensor = self.file.tensor(&site.hook)?;
             tensor.read_f32(at..at + into.len(), into)?;
             if let Some(bad) = into.iter().position(|v| !v.is_finite()) {

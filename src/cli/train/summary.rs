@@ -24,6 +24,9 @@ pub fn print(ending: &Ending, early: Option<&String>) {
     if let Some(bytes) = ending.peak_memory {
         let _ = write!(text, "; peak memory {} MiB", bytes >> 20);
     }
+    if let Some(bytes) = ending.peak_gpu_memory {
+        let _ = write!(text, "; of the GPU {} MiB", bytes >> 20);
+    }
     text.push('\n');
     if let Some(why) = early {
         let _ = writeln!(

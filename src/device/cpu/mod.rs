@@ -77,6 +77,8 @@ impl Device for Cpu {
     type Real = f32;
     type Buf = Vec<f32>;
     type Ints = Vec<u32>;
+    type Host = Vec<f32>;
+    type Slot = Vec<f32>;
 
     fn describe(&self) -> String {
         format!("cpu ({} threads, {})", self.pool.threads(), self.pool.isa())
@@ -110,6 +112,14 @@ impl Device for Cpu {
     ) -> Result<()> {
         to[to_at..to_at + len].copy_from_slice(&from[from_at..from_at + len]);
         Ok(())
+    }
+
+    fn host(&self, len: usize) -> Result<Vec<f32>> {
+        self.zeros(len)
+    }
+
+    fn slot(&self, len: usize) -> Result<Vec<f32>> {
+        self.zeros(len)
     }
 
     fn zero_ints(&self, len: usize) -> Result<Vec<u32>> {

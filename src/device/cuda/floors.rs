@@ -107,6 +107,11 @@ impl Cuda {
     /// # Errors
     /// Those of the driver.
     pub fn take_peak_memory(&self) -> Result<Option<u64>> {
+        self.pool_peak(true)
+    }
+
+    /// The most bytes that the pool has given out at once since it was asked to forget.
+    pub(super) fn pool_peak(&self, forget: bool) -> Result<Option<u64>> {
         const PEAK: sys::CUmemPool_attribute =
             sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
         if !self.gpu.context.has_async_alloc() {
@@ -118,7 +123,12 @@ impl Cuda {
         let asked = unsafe {
             result::device::get_default_mem_pool(self.gpu.context.cu_device()).and_then(|pool| {
                 sys::cuMemPoolGetAttribute(pool, PEAK, (&raw mut peak).cast()).result()?;
-                sys::cuMemPoolSetAttribute(pool, PEAK, (&raw mut reset).cast()).result()
+                match forget {
+                    true => {
+                        sys::cuMemPoolSetAttribute(pool, PEAK, (&raw mut reset).cast()).result()
+                    }
+                    false => Ok(()),
+                }
             })
         };
         self.gpu.check("its memory", asked)?;

@@ -1,4 +1,4 @@
-//! A GPU's context, its stream, and memory that goes back by itself.
+//! A GPU's context, its streams, and memory that goes back by itself.
 
 use super::fault;
 use super::profile::Recorder;
@@ -8,7 +8,7 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// One GPU and the stream on which all work runs in order.
+/// One GPU, the stream on which all work runs in order, and one for batches that come meanwhile.
 pub struct Gpu {
     /// `cuda:0`.
     pub name: String,
@@ -16,6 +16,8 @@ pub struct Gpu {
     pub context: Arc<CudaContext>,
     /// Work runs in the order in which it was given.
     pub stream: Arc<CudaStream>,
+    /// Copies of batches to the GPU, beside the work.
+    pub copies: Arc<CudaStream>,
     /// What profiles are taken with.
     pub recorder: Recorder,
 }
@@ -43,6 +45,24 @@ pub struct Memory<T> {
     len: usize,
     gpu: Arc<Gpu>,
     of: PhantomData<T>,
+}
+
+impl Memory<f32> {
+    /// Copies `host` here on the stream of copies, whenever that comes to it.
+    ///
+    /// # Safety
+    /// `host` is pinned, and there and unchanged until the copy is done; no work that uses this
+    /// memory runs meanwhile.
+    pub(super) unsafe fn write_aside(&mut self, host: &[f32]) -> Result<()> {
+        let to = self.place(0, host.len());
+        if host.is_empty() {
+            return Ok(());
+        }
+        self.gpu.enter()?;
+        // SAFETY: the range lies within this memory; the rest is the caller's promise.
+        let done = unsafe { result::memcpy_htod_async(to, host, self.gpu.copies.cu_stream()) };
+        self.gpu.check("a copy to the GPU", done)
+    }
 }
 
 /// What a kernel reads: a pointer into memory that lives as long as `'a`.

@@ -2,11 +2,13 @@
 //! the factors of products that tensor cores are asked for.
 //!
 //! The driver and NVRTC are loaded when a GPU is asked for, so the same program runs where there
-//! is none. All work goes into one stream, in order; what comes back to the host waits for it.
+//! is none. All work goes into one stream, in order; what comes back to the host waits for it. Only
+//! batches come to the GPU on a stream of their own (`arrival.rs`).
 //!
 //! Invariant: no result depends on how blocks are scheduled. Work is cut by the shapes alone,
 //! and there are no atomics but those of integers whose order cannot show.
 
+mod arrival;
 mod cache;
 mod codes;
 mod compact;
@@ -38,6 +40,7 @@ mod topk;
 
 use super::Device;
 use crate::domain::{Amp, Code, Error, Result};
+use arrival::Arrival;
 use cache::Cache;
 use compile::Target;
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
@@ -45,7 +48,7 @@ use cudarc::driver::{CudaContext, result, sys};
 use kernels::Kernels;
 use later::Pages;
 use memory::{Gpu, Memory};
-use pinned::Pinned;
+use pinned::{Pinned, PinnedReals};
 use prefixes::Prefixes;
 use profile::Recorder;
 use std::path::Path;
@@ -196,9 +199,10 @@ fn start(ordinal: usize, found: &probe::Found) -> Result<Gpu> {
         Err(e) => return Err(probe::expect_access(found, Some(e)).expect_err("a failure")),
     };
     let failed = |what: &str, e| fault::error(&found.name, what, e);
-    // SAFETY: all work runs in one stream, in order, so there is nothing to synchronise.
+    // SAFETY: work runs in one stream, in order; what runs in the other synchronises itself.
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream().map_err(|e| failed("its stream", e))?;
+    let copies = context.new_stream().map_err(|e| failed("its stream", e))?;
     if context.has_async_alloc() {
         keep_freed_memory(&context).map_err(|e| failed("its memory pool", e))?;
     }
@@ -206,6 +210,7 @@ fn start(ordinal: usize, found: &probe::Found) -> Result<Gpu> {
         name: found.name.clone(),
         context,
         stream,
+        copies,
         recorder: Recorder::default(),
     })
 }
@@ -229,6 +234,8 @@ impl Device for Cuda {
     type Real = f32;
     type Buf = Memory<f32>;
     type Ints = Memory<u32>;
+    type Host = PinnedReals;
+    type Slot = Arrival;
 
     fn describe(&self) -> String {
         format!("{} ({}, {})", self.gpu.name, self.model, self.target.arch)
@@ -275,5 +282,27 @@ impl Device for Cuda {
 
     fn clear_ints(&self, buf: &mut Memory<u32>) -> Result<()> {
         buf.clear()
+    }
+
+    fn host(&self, len: usize) -> Result<PinnedReals> {
+        PinnedReals::new(&self.gpu, len)
+    }
+
+    fn slot(&self, len: usize) -> Result<Arrival> {
+        Arrival::new(&self.gpu, len)
+    }
+
+    fn copies_alone(&self) -> bool {
+        true
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        self.gpu.enter()?;
+        let (free, _) = self.gpu.check("its memory", result::mem_get_info())?;
+        Ok(Some(free as u64))
+    }
+
+    fn peak_memory(&self) -> Result<Option<u64>> {
+        self.pool_peak(false)
     }
 }

@@ -1,9 +1,10 @@
-//! Memory of the host that the GPU copies to by itself, while the host goes on.
+//! Memory of the host that the GPU copies from and to by itself, while the host goes on.
 
 use super::memory::{Gpu, Memory};
 use crate::domain::Result;
 use cudarc::driver::{result, sys};
 use std::ffi::c_void;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 /// Memory that the system does not move.
@@ -15,6 +16,8 @@ pub struct Pinned {
 
 // SAFETY: it is owned like a vector, and the driver takes its address from any thread.
 unsafe impl Send for Pinned {}
+// SAFETY: nothing is written through a shared reference.
+unsafe impl Sync for Pinned {}
 
 impl Pinned {
     /// Room for `bytes`, at least one.
@@ -66,6 +69,36 @@ impl Pinned {
         self.gpu.recorder.waited(|| self.gpu.wait())?;
         // SAFETY: so many were taken and cleared, and the stream has done all its copies.
         Ok(unsafe { std::slice::from_raw_parts(self.at.cast(), self.bytes) })
+    }
+}
+
+/// Reals that the system does not move, so that the GPU copies from and to them by itself.
+pub struct PinnedReals {
+    memory: Pinned,
+    len: usize,
+}
+
+impl PinnedReals {
+    /// `len` zeros.
+    pub fn new(gpu: &Arc<Gpu>, len: usize) -> Result<Self> {
+        let memory = Pinned::new(gpu, len.saturating_mul(size_of::<f32>()))?;
+        Ok(Self { memory, len })
+    }
+}
+
+impl Deref for PinnedReals {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: so many were taken, at the start of a page, and all bits are a number.
+        unsafe { std::slice::from_raw_parts(self.memory.at.cast(), self.len) }
+    }
+}
+
+impl DerefMut for PinnedReals {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.at.cast(), self.len) }
     }
 }
 

@@ -62,6 +62,8 @@ impl<R: Real> Device for Reference<R> {
     type Real = R;
     type Buf = Vec<R>;
     type Ints = Vec<u32>;
+    type Host = Vec<R>;
+    type Slot = Vec<R>;
 
     fn describe(&self) -> String {
         format!("reference ({})", std::any::type_name::<R>())
@@ -95,6 +97,14 @@ impl<R: Real> Device for Reference<R> {
     ) -> Result<()> {
         to[to_at..to_at + len].copy_from_slice(&from[from_at..from_at + len]);
         Ok(())
+    }
+
+    fn host(&self, len: usize) -> Result<Vec<R>> {
+        self.zeros(len)
+    }
+
+    fn slot(&self, len: usize) -> Result<Vec<R>> {
+        self.zeros(len)
     }
 
     fn zero_ints(&self, len: usize) -> Result<Vec<u32>> {

@@ -57,6 +57,7 @@ fn ending(step: u64) -> Ending {
         folder: "/runs/a".into(),
         checkpoint: None,
         peak_memory: None,
+        peak_gpu_memory: None,
         validation: None,
     }
 }

@@ -65,7 +65,7 @@ fn needs(spec: &LmSpec) -> Result<MemoryNeeds> {
     );
     let config = RunConfig::parse("estimate", &run, Path::new("/"), &[])?;
     let hooks = prepare::captured_hooks(&config, spec)?;
-    let estimate = prepare::estimate(&config, spec, &prepare::sites(&hooks, spec), 0);
+    let estimate = prepare::estimate(&config, spec, &prepare::sites(&hooks, spec), 0, None);
     let rows = config.activations.lm_batch * config.data.context_size;
     let load = spec.weight_bytes(config.model.precision) as u64;
     Ok(MemoryNeeds {

@@ -1,0 +1,157 @@
+//! Bytes of a GPU's memory that a run will need, where it computes on one.
+
+use super::estimate::{Need, rows_to_measure};
+use crate::domain::{Amp, Code, Error, Result};
+use crate::protocol::GpuEstimate;
+use crate::sae::{SaeSpec, spec::Variant};
+
+const REAL: u64 = size_of::<f32>() as u64;
+/// An edge of codes: latent, p, a, da, dp, and its token, number and latent in the order by
+/// latent.
+const EDGE: u64 = 8 * REAL;
+/// What sorting takes beside, for each edge: latents and numbers of the pass before.
+const SORTED: u64 = 2 * REAL;
+/// A candidate of a selection: a key of 64 bits and p.
+const CANDIDATE: u64 = 3 * REAL;
+/// Batches that are there: the one in work, and the one that comes.
+pub const BATCHES: u64 = 2;
+/// Pre-activations that are there at a time.
+const STRETCH: u64 = 32 << 20;
+/// Logits that are there at a time.
+const LOGITS: u64 = 64 << 20;
+
+/// The estimate for `need`, with what is `free`.
+pub fn gpu_estimate(need: &Need<'_>, free: u64) -> GpuEstimate {
+    let (config, lm, sae) = (need.config, need.lm, &need.config.sae);
+    let (d, f) = (lm.d_model as u64, sae.d_sae as u64);
+    let sites = config.model.hooks.len() as u64;
+    let batch = config.training.batch_size as u64;
+    let micro = match config.training.micro_batch_size as u64 {
+        0 => batch,
+        micro => micro.min(batch),
+    };
+    let skip = if sae.skip { d * d } else { 0 };
+    let weights = (2 * f * d + 4 * f + d + skip) * REAL;
+    let parts = vec![
+        (
+            "language model",
+            lm.weight_bytes(config.model.precision) as u64,
+        ),
+        ("batches", BATCHES * need.captured * batch * d * REAL),
+        ("autoencoder weights", sites * weights),
+        ("gradients", sites * weights),
+        ("moments", sites * 2 * weights),
+        // What a pass worked on is kept for the next one.
+        ("forward pass", need.capture),
+        ("codes and outputs", sites * kept(sae, d, batch, micro)),
+        ("passes", passes(need, weights, batch, micro)),
+    ];
+    GpuEstimate {
+        bytes: parts.iter().map(|(_, bytes)| bytes).sum(),
+        parts: parts
+            .into_iter()
+            .map(|(name, bytes)| (name.to_owned(), bytes))
+            .collect(),
+        available: free,
+    }
+}
+
+/// Refuses a run that cannot fit in what is free.
+///
+/// # Errors
+/// `memory-estimate`, with the numbers.
+pub fn check(estimate: &GpuEstimate) -> Result<()> {
+    if estimate.bytes <= estimate.available {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let mut parts: Vec<_> = estimate.parts.iter().collect();
+    parts.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
+    let parts: Vec<String> = parts
+        .iter()
+        .map(|(name, bytes)| format!("{name} {}", mib(**bytes)))
+        .collect();
+    let message = format!(
+        "the run needs about {} MiB of the GPU's memory ({}), of which {} MiB are free",
+        mib(estimate.bytes),
+        parts.join(", "),
+        estimate.available >> 20
+    );
+    Err(Error::new(Code::MemoryEstimate, "gpu", message).hint(
+        "lower training.micro_batch_size, activations.lm_batch or sae.d_sae, hold the model in \
+         fewer bits with model.precision, or end what else computes there",
+    ))
+}
+
+/// What an autoencoder's step leaves for the next one: the edges of the batch, and x, x̂ and its
+/// gradient (one for each Matryoshka prefix) of the micro-batch.
+fn kept(sae: &SaeSpec, d: u64, batch: u64, micro: u64) -> u64 {
+    let prefixes = match &sae.variant {
+        Variant::TopK(topk) => topk.widths.len().max(1) as u64,
+        _ => 1,
+    };
+    let (edges, aux) = edges(sae, d, batch, micro);
+    (edges + aux) * EDGE + micro * d * (2 + prefixes) * REAL
+}
+
+/// Edges of the codes, and of those of AuxK.
+fn edges(sae: &SaeSpec, d: u64, batch: u64, micro: u64) -> (u64, u64) {
+    // Variants without k begin dense: half of the latents are above zero.
+    let main = match sae.k() {
+        Some(k) => batch * k as u64,
+        None => micro * sae.d_sae as u64 / 2,
+    };
+    let aux = match &sae.variant {
+        Variant::TopK(topk) if topk.aux_coefficient > 0.0 => {
+            batch * topk.k_aux.map_or(d / 2, |k| k as u64)
+        }
+        _ => 0,
+    };
+    (main, aux)
+}
+
+/// What is taken and given back: the largest of a block of the language model, a step, and a
+/// measurement.
+fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64) -> u64 {
+    let (config, lm, sae) = (need.config, need.lm, &need.config.sae);
+    let (d, f) = (lm.d_model as u64, sae.d_sae as u64);
+    let contexts = config.activations.lm_batch as u64;
+    let size = config.data.context_size as u64;
+    let up = if lm.gated { 2 } else { 1 };
+    let mlp = |rows: u64| rows * (up + 1) * lm.d_mlp as u64 * REAL;
+    let forward = mlp(contexts * size);
+    // Pre-activations of a stretch, and the best; for tensor cores the factors in bf16, and what
+    // passed a bound.
+    let encoder = |tokens: u64, k: Option<f64>| {
+        let k = k.map_or(0, |k| k as u64);
+        let stretch = (tokens * f * REAL).min(STRETCH) + tokens * k * CANDIDATE;
+        match config.training.amp {
+            Amp::Off => stretch,
+            _ => stretch + (tokens + f) * d * REAL / 2 + tokens * (8 * k).max(256) * CANDIDATE,
+        }
+    };
+    let tokens = if sae.k().is_some() { batch } else { micro };
+    let (edges, aux) = edges(sae, d, batch, micro);
+    // Codes as a matrix, and a row of d for each latent; variants with bounds gather what passes in
+    // pieces that are put together.
+    let matrix = |edges: u64| (micro * f * REAL).min(STRETCH.max(8 * edges)) + f * d * REAL;
+    let (dense, pieces) = match (sae.k(), aux) {
+        (None, _) => (matrix(edges), 4 * edges * REAL),
+        (Some(_), 0) => (0, 0),
+        (Some(_), aux) => (matrix(aux), 0),
+    };
+    let step = (encoder(tokens, sae.k()) + pieces)
+        .max((edges + aux) * SORTED)
+        .max(dense);
+    let rows = rows_to_measure(need);
+    if rows == 0 {
+        return forward.max(step);
+    }
+    // Weights as they are exported; what the model computes, to its end; rows on their way.
+    let logits = (rows * lm.vocab as u64 * REAL).min(LOGITS);
+    let pass = mlp(rows).max(logits);
+    let rows_there = rows * d * (need.captured + 4) * REAL;
+    let sites = config.model.hooks.len() as u64;
+    let measures = sites * weights + rows_there + pass.max(encoder(rows, sae.k()));
+    forward.max(step).max(measures)
+}
