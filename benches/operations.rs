@@ -178,6 +178,7 @@ impl Bench {
             prefixes: &[],
             center,
             d: D,
+            scale: 1.0,
             accumulate: aux,
         };
         let work = outer(&values, &g, None);

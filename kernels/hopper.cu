@@ -1,7 +1,7 @@
 // The encoder's product for sm_90a: wgmma, fed by the copy engine. Elsewhere the kernels are
 // empty, and nobody runs them.
+#include "halves.cuh"
 #include "product.cuh"
-#include "tensor.cuh"
 
 #ifdef WARPGROUPS
 namespace {
@@ -27,11 +27,11 @@ DEVICE Ring ring_of(u16* shared) {
   return ring;
 }
 
-// a . b^T, with a [m, .] and b [n, .] in panels, `depths` of them deep. As many blocks as there
+// a . b^T in format F, with a [m, .] and b [n, .] in panels, `depths` of them deep. As many blocks as there
 // are multiprocessors take a tile after the other: two warpgroups multiply, and one thread of the
 // third has the next panels copied wherever there is room, also while the sums of a tile are
 // handed on. Tiles that follow each other share their panels of b.
-template <class Out>
+template <class F, class Out>
 DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const Out& out, u32 m, u32 n,
                      u32 depths) {
   if (threadIdx.x == 0) {
@@ -72,7 +72,7 @@ DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const Out& ou
       warpgroup_begin();
 #pragma unroll
       for (u32 part = 0; part < DEPTH / 16; ++part)
-        multiply_warpgroup(sum, stage + group * 64 * DEPTH, stage + PANEL, part, d + part > 0);
+        F::multiply(sum, stage + group * 64 * DEPTH, stage + PANEL, part, d + part > 0);
       warpgroup_close();
       warpgroup_wait<1>();
       // The products before these are done: their stage is free.
@@ -87,35 +87,46 @@ DEVICE void multiply(const Ring& ring, const u16* a, const u16* b, const Out& ou
   }
 }
 }  // namespace
+#define ON_WARPGROUPS(...) __VA_ARGS__
+#else
+#define ON_WARPGROUPS(...)
 #endif
 
 // c [m, columns] = a . b^T + bias; `pick` is of the bias alone.
+#define PRODUCT(F)                                                                       \
+  (const u16* __restrict__ a, const u16* __restrict__ b, const u32* __restrict__ pick,   \
+   const float* __restrict__ bias, float* __restrict__ c, u32 m, u32 n, u32 depths,      \
+   u32 columns) {                                                                        \
+    ON_WARPGROUPS(SHARED(u16, shared);                                                   \
+                  multiply<F>(ring_of(shared), a, b, Store{bias, pick, c, columns}, m,   \
+                              n, depths);)                                               \
+  }
 KERNEL_ALONE(product_hopper, 384)
-(const u16* __restrict__ a, const u16* __restrict__ b, const u32* __restrict__ pick,
- const float* __restrict__ bias, float* __restrict__ c, u32 m, u32 n, u32 depths, u32 columns) {
-#ifdef WARPGROUPS
-  SHARED(u16, shared);
-  multiply(ring_of(shared), a, b, Store{bias, pick, c, columns}, m, n, depths);
-#endif
-}
+PRODUCT(Bf16)
 EXPORT(product_hopper)
+KERNEL_ALONE(product_hopper_f16, 384)
+PRODUCT(F16)
+EXPORT(product_hopper_f16)
 
 // As append_bf16.
+#define APPEND(F)                                                                         \
+  (const u16* __restrict__ a, const u16* __restrict__ b, const float* __restrict__ bias,  \
+   const float* __restrict__ scale, const float* __restrict__ bounds,                     \
+   u32* __restrict__ counts, u64* __restrict__ keys, float* __restrict__ pres, u32 m,     \
+   u32 n, u32 depths, u32 first, u32 capacity) {                                          \
+    ON_WARPGROUPS(SHARED(u16, shared); const Ring ring = ring_of(shared);                 \
+                  multiply<F>(ring, a, b,                                                 \
+                              Append<false>{bias, scale, bounds, counts, keys, pres,      \
+                                            first, capacity, ring.staged, nullptr,        \
+                                            nullptr},                                     \
+                              m, n, depths);)                                             \
+  }
 KERNEL_ALONE(append_hopper, 384)
-(const u16* __restrict__ a, const u16* __restrict__ b, const float* __restrict__ bias,
- const float* __restrict__ scale, const float* __restrict__ bounds, u32* __restrict__ counts,
- u64* __restrict__ keys, float* __restrict__ pres, u32 m, u32 n, u32 depths, u32 first,
- u32 capacity) {
-#ifdef WARPGROUPS
-  SHARED(u16, shared);
-  const Ring ring = ring_of(shared);
-  multiply(ring, a, b,
-           Append<false>{bias, scale, bounds, counts, keys, pres, first, capacity, ring.staged,
-                         nullptr, nullptr},
-           m, n, depths);
-#endif
-}
+APPEND(Bf16)
 EXPORT(append_hopper)
+KERNEL_ALONE(append_hopper_f16, 384)
+APPEND(F16)
+EXPORT(append_hopper_f16)
 
 // As filter_bf16.
 KERNEL_ALONE(filter_hopper, 384)
@@ -127,7 +138,7 @@ KERNEL_ALONE(filter_hopper, 384)
 #ifdef WARPGROUPS
   SHARED(u16, shared);
   const Ring ring = ring_of(shared);
-  multiply(ring, a, b,
+  multiply<Bf16>(ring, a, b,
            Append<true>{bias, scale, bounds, counts, keys, uppers, first, capacity, ring.staged,
                         of_rows, of_columns},
            m, n, depths);

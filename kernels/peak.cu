@@ -48,7 +48,7 @@ KERNEL(peak_hopper, 256)(float* __restrict__ out, u32 rounds) {
     warpgroup_begin();
 #pragma unroll
     for (u32 part = 0; part < 4; ++part)
-      multiply_warpgroup(sum, tiles + (threadIdx.x >> 7) * 64 * 64, tiles + 128 * 64, part, true);
+      multiply_warpgroup_bf16(sum, tiles + (threadIdx.x >> 7) * 64 * 64, tiles + 128 * 64, part, true);
     warpgroup_close();
     warpgroup_wait<1>();
   }

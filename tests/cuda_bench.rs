@@ -88,7 +88,7 @@ fn a_step_is_told_for_each_shape_with_its_floors_and_its_kernels() {
             // The encoder; which kernels multiply bf16 depends on GPU and shape.
             let f32 = launches(profile, "product_nt");
             assert_eq!(f32, if amp == "off" { 1.0 } else { 0.0 }, "{profile:#}");
-            let rounding = ["round_to_bf16", "round_to_panels"].map(|name| launches(profile, name));
+            let rounding = ["round_to_rows", "round_to_panels"].map(|name| launches(profile, name));
             let rounded = rounding.iter().sum::<f64>() > 0.0;
             assert_eq!(rounded, amp == "bf16", "{profile:#}");
             assert!(launches(profile, "adam") >= 1.0, "{profile:#}");

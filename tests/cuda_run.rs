@@ -282,6 +282,57 @@ fn a_run_in_bf16_learns_what_a_run_in_f32_learns() {
     }
 }
 
+/// Gradients of four tokens are large: the scale falls at once.
+///
+/// behaviour: engine-05
+#[test]
+fn a_run_in_fp16_halves_its_scale_and_is_resumed_to_the_bit() {
+    let fixture = Fixture::new(14);
+    let with = |more: &[&'static str]| {
+        let fp16 = [
+            "--set",
+            "training.amp=fp16",
+            "--set",
+            "training.batch_size=4",
+        ];
+        // So many latents that rows are gathered, edge by edge.
+        let wide = ["--set", "checkpoints.every=2", "--set", "sae.d_sae=1024"];
+        [&fp16[..], &wide, more].concat()
+    };
+    let Some(whole) = run(&fixture, "whole", "", &with(&[])) else {
+        return;
+    };
+    let whole = events(&whole);
+    let scales = |events: &[Value]| -> Vec<f64> {
+        let scaled = common::of_kind(events, "loss_scaled");
+        let scales = scaled.iter().map(|event| event["loss_scale"].as_f64());
+        scales.map(Option::unwrap).collect()
+    };
+    let fallen = scales(&whole);
+    assert!(!fallen.is_empty(), "{whole:#?}");
+    let halves = (0..).map(|n| 32768.0 / f64::from(1 << n));
+    assert!(fallen.iter().copied().eq(halves.take(fallen.len())));
+    let steps = common::of_kind(&whole, "step");
+    assert_eq!(steps.len() + fallen.len(), 14);
+    // No step that was left out counts as one that the policy skips.
+    assert_eq!(common::of_kind(&whole, "run_completed")[0]["skipped"], 0);
+    let log = std::fs::read(fixture.path("whole").join("metrics.jsonl")).unwrap();
+    let last = common::lines(&log).pop().unwrap();
+    assert_eq!(last["loss_scale"].as_f64(), fallen.last().copied());
+
+    // Ended by a GPU that breaks down, which saves nothing.
+    if cuda_double::real().is_none() {
+        let broken = run(&fixture, "cut", "0.fail_launch_at=250", &with(&[])).unwrap();
+        assert_eq!(broken.status.code(), Some(64), "{broken:?}");
+    } else {
+        let stop = with(&["--set", "training.stop_at=10"]);
+        events(&run(&fixture, "cut", "", &stop).unwrap());
+    }
+    let resumed = events(&run(&fixture, "cut", "", &with(&["--resume"])).unwrap());
+    assert!(common::of_kind(&resumed, "run_started")[0]["step"].as_u64() > Some(0));
+    assert_eq!(fixture.result("cut"), fixture.result("whole"));
+}
+
 #[test]
 fn a_cpu_computes_in_f32_alone() {
     let fixture = Fixture::new(6);

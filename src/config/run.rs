@@ -91,7 +91,8 @@ pub struct TrainingTable {
     /// memory and give the same gradient.
     #[serde(default)]
     pub micro_batch_size: usize,
-    /// What the encoder's product is computed from: `off` (f32), or `bf16` on a GPU.
+    /// What is rounded to 16 bits on a GPU, the factors of the encoder's product and the rows that
+    /// gradients are gathered from: `off`, `bf16`, or `fp16` with a loss scale.
     #[serde(default)]
     pub amp: Amp,
     /// What a NaN or an infinity in a loss or gradient does: `fail` ends the run, `skip`

@@ -232,6 +232,9 @@ pub struct OuterGrad<'a, D: SaeOps + ?Sized> {
     pub center: Option<&'a D::Buf>,
     /// Width of the rows.
     pub d: usize,
+    /// Factor of the rows for a backend that rounds them, which it takes off their sums: a power
+    /// of two. Others have no use for it.
+    pub scale: f64,
     /// Add to `out`; otherwise `out` is overwritten, latents without edges by zeros.
     pub accumulate: bool,
 }
@@ -288,6 +291,23 @@ pub trait SaeOps: Device {
     ) -> Result<Vec<Vec<f64>>> {
         self.read_ints(counts, 0, to)?;
         self.numbers(later)
+    }
+
+    /// Whether gradients are rounded to a format in which many are too small, unless the loss is
+    /// scaled.
+    fn scales_loss(&self) -> bool {
+        false
+    }
+    /// Later the largest |v| of rows − center (width d) as the encoder's product has it, for a
+    /// backend that rounds it to a format that does not hold every number.
+    fn largest_rounded(
+        &self,
+        rows: Rows<'_, Self::Buf>,
+        center: Option<&Self::Buf>,
+        d: usize,
+    ) -> Result<Option<Self::Later>> {
+        let _ = (rows, center, d);
+        Ok(None)
     }
 
     /// Codes without tokens.

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What the factors of the encoder's product, where nearly all the work is, and of other dense
-/// products with codes are rounded to.
-/// Sums, weights, gradients and Adam's moments stay in 32 bits whatever it is.
+/// What is rounded to 16 bits: the factors of the encoder's product, where nearly all the work is, and
+/// of other dense products with codes (in bf16, whichever it is), and the rows that gradients of the
+/// weights are gathered from. Sums, weights, gradients of weights and Adam's moments stay in 32 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Amp {
@@ -15,6 +15,8 @@ pub enum Amp {
     Off,
     /// bfloat16, for a GPU's tensor cores.
     Bf16,
+    /// IEEE half precision, for the same; the loss is scaled ([`super::loss_scale`]).
+    Fp16,
 }
 
 impl Amp {
@@ -23,6 +25,7 @@ impl Amp {
         match self {
             Self::Off => "off",
             Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
         }
     }
 }
@@ -40,7 +43,8 @@ impl FromStr for Amp {
         match name {
             "off" => Ok(Self::Off),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("there is no {name:?}; choose off or bf16")),
+            "fp16" => Ok(Self::Fp16),
+            _ => Err(format!("there is no {name:?}; choose off, bf16 or fp16")),
         }
     }
 }

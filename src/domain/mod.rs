@@ -7,6 +7,7 @@ pub mod early_stopping;
 pub mod error;
 pub mod gpu;
 pub mod ids;
+pub mod loss_scale;
 pub mod measure;
 pub mod micro_batch;
 mod precision;

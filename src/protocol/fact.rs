@@ -78,6 +78,15 @@ pub enum Fact {
         /// Steps skipped so far.
         skipped: u64,
     },
+    /// A gradient in fp16 was too large for its scale, which was halved; the step changed nothing.
+    LossScaled {
+        /// The step that was left out.
+        step: u64,
+        /// The hook point of the SAE.
+        hook: String,
+        /// The scale from now on.
+        loss_scale: f64,
+    },
     /// Every token of the training text was seen once more.
     Epoch {
         /// 1 for the first.
@@ -220,6 +229,9 @@ pub struct SiteStep {
     pub dead: f64,
     /// Norm of the whole gradient before clipping.
     pub grad_norm: f64,
+    /// The factor that gradients carried, where they were held in fp16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
 }
 
 /// Measures on held-out text.

@@ -21,6 +21,7 @@ pub const ALL: &[&str] = &[
     "run_started",
     "step",
     "non_finite",
+    "loss_scaled",
     "epoch",
     "validation",
     "checkpoint_saved",

@@ -244,6 +244,14 @@ fn warning(fact: &Fact) -> Option<String> {
             "warning: step {step}: {hook}: {what} is not finite; the step changed nothing \
              ({skipped} skipped so far)"
         )),
+        Fact::LossScaled {
+            step,
+            hook,
+            loss_scale,
+        } => Some(format!(
+            "warning: step {step}: {hook}: the gradient is too large for fp16; the step changed \
+             nothing, and the loss scale is {loss_scale} now"
+        )),
         Fact::Oom(oom) => Some(format!(
             "warning: step {}: {}; running it again with {} micro-batches of {} tokens",
             oom.step, oom.message, oom.accumulation, oom.micro_batch

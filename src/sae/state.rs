@@ -4,6 +4,7 @@ use super::params::Name;
 use super::trainer::SaeTrainer;
 use crate::device::Real;
 use crate::device::sae::SaeOps;
+use crate::domain::loss_scale::LossScale;
 use crate::domain::{Code, Error, Result};
 use std::borrow::Cow;
 
@@ -35,7 +36,7 @@ pub struct StateTensor<'a> {
 
 impl<D: SaeOps> SaeTrainer<D> {
     /// Everything that the next step depends on: parameters, moments, counters, the
-    /// threshold, the number of steps and the factors of the activations.
+    /// threshold, the number of steps, the factors of the activations and the loss scale.
     ///
     /// # Errors
     /// Those of reading the device.
@@ -58,6 +59,11 @@ impl<D: SaeOps> SaeTrainer<D> {
         // NaN where there is none yet.
         let theta = self.theta.unwrap_or(f64::NAN);
         state.push(StateTensor::new("theta", &[theta]));
+        if let Some(scale) = self.loss_scale {
+            state.push(StateTensor::new(LOSS_SCALE, &[scale.scale()]));
+            let good_steps = u64::from(scale.good_steps());
+            state.push(StateTensor::new(GOOD_STEPS, &[good_steps]));
+        }
         Ok(state)
     }
 
@@ -86,6 +92,9 @@ impl<D: SaeOps> SaeTrainer<D> {
         let scales: Vec<f64> = tensors.read("scales", 2)?;
         self.scales = [scales[0], scales[1]];
         self.theta = Some(tensors.read("theta", 1)?[0]).filter(|theta: &f64| !theta.is_nan());
+        if self.loss_scale.is_some() {
+            self.loss_scale = Some(tensors.loss_scale()?);
+        }
         Ok(())
     }
 }
@@ -116,6 +125,10 @@ impl<D: SaeOps> SaeTrainer<D> {
         Ok(())
     }
 }
+
+/// The loss scale, and its good steps.
+const LOSS_SCALE: &str = "loss_scale";
+const GOOD_STEPS: &str = "loss_scale.good_steps";
 
 /// What the names of parameters begin with.
 const PARAM: &str = "param.";
@@ -178,6 +191,19 @@ impl Tensors<'_> {
 
     pub fn reals<R: Real>(&self, name: &str, shape: &[usize]) -> Result<Vec<R>> {
         self.raw(name, dtype_of::<R>(), shape)
+    }
+
+    /// A new one where there is none.
+    fn loss_scale(&self) -> Result<LossScale> {
+        if !self.0.iter().any(|tensor| tensor.name == LOSS_SCALE) {
+            return Ok(LossScale::default());
+        }
+        let scale = self.read::<f64>(LOSS_SCALE, 1)?[0];
+        let good_steps = self.read::<u64>(GOOD_STEPS, 1)?[0];
+        LossScale::kept(scale, good_steps).ok_or_else(|| {
+            let message = format!("{scale} after {good_steps} steps is no loss scale");
+            Error::new(Code::CheckpointMismatch, LOSS_SCALE, message)
+        })
     }
 
     fn raw<T: bytemuck::Pod>(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<Vec<T>> {

@@ -8,7 +8,8 @@ use super::resample;
 use super::spec::SaeSpec;
 use super::step::{Dead, Losses, Pass, Pending, Results};
 use super::work::{CodeSets, Scratch, Work};
-use crate::device::sae::{HostCodes, Rows, SaeOps};
+use crate::device::sae::{Rows, SaeOps};
+use crate::domain::loss_scale::{Decided, LossScale};
 use crate::domain::schedule::StepSettings;
 use crate::domain::{Code, Error, Result};
 use std::collections::BTreeMap;
@@ -37,8 +38,13 @@ pub enum Outcome {
     /// Something was NaN or infinite; nothing has changed, neither parameters nor
     /// counters, and the same trainer can go on with another batch.
     NonFinite {
-        /// `activations`, `loss` or `gradient`.
+        /// `activations`, `rounded activations`, `loss` or `gradient`.
         what: &'static str,
+    },
+    /// The gradient was too large for the loss scale, which has fallen; nothing else has changed.
+    Overflow {
+        /// The scale of the next step.
+        loss_scale: f64,
     },
 }
 
@@ -61,17 +67,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Latents that started anew after the step.
     pub resampled: usize,
-}
-
-/// Codes and output of a batch, in training units.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outputs<R> {
-    /// The edges.
-    pub codes: HostCodes<R>,
-    /// a of each edge.
-    pub values: Vec<R>,
-    /// x̂ [tokens, d_out].
-    pub out: Vec<R>,
+    /// The loss scale that the step was made with, where there is one.
+    pub loss_scale: Option<f64>,
 }
 
 /// One SAE in training.
@@ -90,6 +87,8 @@ pub struct SaeTrainer<D: SaeOps> {
     pub(super) steps: u64,
     /// Factors of x and y in training.
     pub(super) scales: [f64; 2],
+    /// Where gradients are held in fp16.
+    pub(super) loss_scale: Option<LossScale>,
     fired: D::Ints,
     told: Told<D>,
     /// Steps to come that do not guess.
@@ -178,6 +177,7 @@ impl<D: SaeOps> SaeTrainer<D> {
             theta: None,
             steps: 0,
             scales,
+            loss_scale: device.scales_loss().then(LossScale::default),
             fired: device.zero_ints(d_sae)?,
             told: Told::new(device, d_sae)?,
             doubt: 0,
@@ -224,8 +224,8 @@ impl<D: SaeOps> SaeTrainer<D> {
     /// One optimiser step on `batch`, `micro` tokens at a time.
     ///
     /// # Errors
-    /// `out-of-memory`: parameters, moments and counters are as before, and scratch memory
-    /// is given back, so that the same step can run again with a smaller `micro`.
+    /// `out-of-memory`: parameters, moments, counters and the loss scale are as before, and scratch
+    /// memory is given back, so that the same step can run again with a smaller `micro`.
     pub fn step(
         &mut self,
         device: &D,
@@ -268,12 +268,27 @@ impl<D: SaeOps> SaeTrainer<D> {
                 what: "activations",
             });
         }
+        if losses.too_large {
+            return Ok(Outcome::NonFinite {
+                what: "rounded activations",
+            });
+        }
         let loss = losses.total();
         if !(loss.is_finite() && losses.squared_error.is_finite()) {
             return Ok(Outcome::NonFinite { what: "loss" });
         }
         if !grad_norm.is_finite() {
-            return Ok(Outcome::NonFinite { what: "gradient" });
+            // All else is finite: where the scale can be the reason, it is taken for it.
+            return Ok(match self.loss_scale.filter(|scale| scale.can_fall()) {
+                Some(scale) => {
+                    let lower = scale.after(Decided::Overflowed);
+                    self.loss_scale = Some(lower);
+                    Outcome::Overflow {
+                        loss_scale: lower.scale(),
+                    }
+                }
+                None => Outcome::NonFinite { what: "gradient" },
+            });
         }
         let plan = resample::plan(self, device, batch, &dead, &losses.token_errors)?;
 
@@ -287,6 +302,8 @@ impl<D: SaeOps> SaeTrainer<D> {
         self.optim
             .apply(device, self.dims, update, params, grads, moments)?;
         self.steps += 1;
+        let used = self.loss_scale;
+        self.loss_scale = used.map(|scale| scale.after(Decided::Moved));
         self.dead.advance(&fired, batch.tokens);
         if let Some(least) = losses.least_key {
             let old = self.theta.unwrap_or(least);
@@ -306,6 +323,7 @@ impl<D: SaeOps> SaeTrainer<D> {
             dead: dead.len(),
             grad_norm,
             resampled,
+            loss_scale: used.map(LossScale::scale),
         }))
     }
 
@@ -397,6 +415,7 @@ impl<D: SaeOps> SaeTrainer<D> {
                 flags: &self.told.flags,
             },
             token_errors,
+            loss_scale: self.loss_scale.map_or(1.0, LossScale::scale),
             guess,
         };
         let mut results = Results {
@@ -407,24 +426,6 @@ impl<D: SaeOps> SaeTrainer<D> {
         };
         pass.run(x, y, micro, &mut memory.codes, &mut results)?;
         Ok(results.losses)
-    }
-
-    /// What the batch of the last [`SaeTrainer::gradients`] was coded and reconstructed as;
-    /// it must have been taken at once, not in micro-batches.
-    ///
-    /// # Errors
-    /// Those of reading the device.
-    pub fn outputs(&self, device: &D) -> Result<Outputs<D::Real>> {
-        let Memory { work, codes, .. } = &self.scratch;
-        let codes = device.download_codes(&codes.main)?;
-        let mut values = vec![D::Real::default(); codes.pre.len()];
-        let mut out = vec![D::Real::default(); (codes.row_ptr.len() - 1) * self.dims.d_out];
-        // Before the first batch there are no codes, and nothing to read.
-        if !out.is_empty() {
-            device.read(work.values.get(), 0, &mut values)?;
-            device.read(work.out.get(), 0, &mut out)?;
-        }
-        Ok(Outputs { codes, values, out })
     }
 
     /// Whether the next step ends with a resampling.

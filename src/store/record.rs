@@ -29,7 +29,7 @@ pub enum Recorded {
 fn report_of(fact: &Fact) -> Report {
     match fact {
         Fact::RunStarted { .. } => Report::Started,
-        Fact::Step(_) | Fact::NonFinite { .. } => Report::Stepped,
+        Fact::Step(_) | Fact::NonFinite { .. } | Fact::LossScaled { .. } => Report::Stepped,
         Fact::Paused { .. } => Report::Paused,
         Fact::Resumed { .. } => Report::Resumed,
         Fact::RunCompleted(_) => Report::Completed,

@@ -140,8 +140,13 @@ fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64) -> u64 {
         (Some(_), 0) => (0, 0),
         (Some(_), aux) => (matrix(aux), 0),
     };
+    // Rows in 16 bits, for gradients.
+    let gathered = match config.training.amp {
+        Amp::Off => 0,
+        _ => micro * d * REAL / 2,
+    };
     let step = (encoder(tokens, sae.k()) + pieces)
-        .max((edges + aux) * SORTED)
+        .max((edges + aux) * SORTED + gathered)
         .max(dense);
     let rows = rows_to_measure(need);
     if rows == 0 {

@@ -210,6 +210,7 @@ mod tests {
             fvu: 0.5,
             dead: 0.0,
             grad_norm: 1.0,
+            loss_scale: None,
         };
         Step {
             step,

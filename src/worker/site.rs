@@ -31,6 +31,8 @@ pub enum Stepped {
     Done(SiteStep),
     /// This was not finite, and nothing changed.
     NonFinite(&'static str),
+    /// Its gradient overflowed, nothing changed but the loss scale, which is this now.
+    Overflow(f64),
 }
 
 impl<D: SaeOps> Site<D> {
@@ -62,6 +64,7 @@ impl<D: SaeOps> Site<D> {
         let report = match self.trainer.step(device, &batch, micro, settings)? {
             Outcome::Done(report) => report,
             Outcome::NonFinite { what } => return Ok(Stepped::NonFinite(what)),
+            Outcome::Overflow { loss_scale } => return Ok(Stepped::Overflow(loss_scale)),
         };
         Ok(Stepped::Done(SiteStep {
             hook: self.name.clone(),
@@ -72,6 +75,7 @@ impl<D: SaeOps> Site<D> {
             fvu: report.fvu,
             dead: report.dead as f64 / self.trainer.dims().d_sae as f64,
             grad_norm: report.grad_norm,
+            loss_scale: report.loss_scale,
         }))
     }
 }

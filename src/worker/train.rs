@@ -268,6 +268,11 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Run<'a, D> {
                             });
                             skipped = true;
                         }
+                        (Stepped::Overflow(loss_scale), _) => context.send(Fact::LossScaled {
+                            step: number,
+                            hook: site.name.clone(),
+                            loss_scale,
+                        }),
                         (Stepped::NonFinite(what), NonFinitePolicy::Fail) => {
                             return Err(not_finite(&site.name, number, what));
                         }
@@ -432,6 +437,10 @@ fn shrink(micro: &mut MicroBatch, step: u64, error: Error, context: &Context<'_>
 
 fn not_finite(hook: &str, step: u64, what: &str) -> Error {
     let message = format!("step {step}: the {what} is not finite; nothing was changed");
-    Error::new(Code::NonFinite, hook, message)
-        .hint("lower optimizer.lr, check the data, or set training.on_non_finite = \"skip\"")
+    Error::new(Code::NonFinite, hook, message).hint(match what {
+        "rounded activations" => {
+            "fp16 holds no number above 65504: set training.amp = \"bf16\" or sae.normalize"
+        }
+        _ => "lower optimizer.lr, check the data, or set training.on_non_finite = \"skip\"",
+    })
 }

@@ -199,7 +199,8 @@ fn the_share_of_pairs_that_are_edges_decides() {
             "{amp} {k_aux}: {ran:?}"
         );
         // What is not dead is sparse: 5 of 390.
-        assert!(ran.contains(&"outer_grad"), "{ran:?}");
+        let gathers = |kernel: &&str| kernel.starts_with("outer_grad");
+        assert!(ran.iter().any(gathers), "{ran:?}");
     }
 }
 
@@ -223,6 +224,7 @@ fn a_matrix_trains_as_row_by_row() {
             (Amp::Off, exact, TOKENS),
             (Amp::Off, exact, 16),
             (Amp::Bf16, BF16, 16),
+            (Amp::Fp16, BF16, 16),
         ] {
             let open = |from| gpu.open().with_amp(amp).with_dense_from(from);
             let got = run(&open(ALWAYS), micro);

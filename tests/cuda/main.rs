@@ -6,6 +6,7 @@ mod cuda_double;
 #[path = "../device_suite/mod.rs"]
 mod device_suite;
 
+mod amp;
 mod arrival;
 mod attention;
 mod cache;
@@ -18,5 +19,6 @@ mod operations;
 mod planted;
 mod planted_dense;
 mod planted_filter;
+mod planted_halves;
 mod profile;
 mod start;

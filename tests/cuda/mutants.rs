@@ -2,7 +2,7 @@
 //! minutes, so it waits for `BACKPROPD_FULL=1`.
 
 use super::cuda_double::build::{Sanitizer, Variant, build};
-use super::{planted, planted_dense, planted_filter};
+use super::{planted, planted_dense, planted_filter, planted_halves};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -11,7 +11,7 @@ fn full() -> bool {
 }
 
 /// The tests of operations, the quickest first.
-const TESTS: [&str; 22] = [
+const TESTS: [&str; 24] = [
     "operations::factors_are",
     "operations::nan_is",
     "dense::a_matrix_of_chosen",
@@ -24,6 +24,8 @@ const TESTS: [&str; 22] = [
     "filter::what_is_no_number",
     "filter::the_filter",
     "operations::bits_do_not",
+    "operations::rows_are",
+    "operations::the_largest",
     "operations::latents_of",
     "lm::a_norm",
     "lm::the_mlp",
@@ -85,6 +87,7 @@ fn every_planted_bug_is_seen() {
         planted::MUTANTS,
         planted_dense::MUTANTS,
         planted_filter::MUTANTS,
+        planted_halves::MUTANTS,
     ]
     .concat();
     for (what, file, old, new) in all
@@ -149,7 +152,7 @@ fn no_kernel_leaves_its_memory() {
         ("LD_PRELOAD", runtime.to_str().unwrap()),
         ("ASAN_OPTIONS", "detect_leaks=0"),
     ];
-    let output = failing(&TESTS[..19], &folder, &[], &variables);
+    let output = failing(&TESTS[..21], &folder, &[], &variables);
     assert!(output.is_none(), "{}", said(&output.unwrap()));
 }
 

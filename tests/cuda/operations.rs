@@ -2,13 +2,13 @@
 
 use super::cuda_double::gpu;
 use super::device_suite::operations::{
-    agree_with_the_reference, bits, dense, everything, many_latents,
+    agree_but_for_rounding, agree_with_the_reference, bits, dense, everything, many_latents,
 };
 use super::device_suite::selections;
-use super::device_suite::{Choice, Shape, down, fine, up};
+use super::device_suite::{Choice, Shape, coarse, down, fine, pick, up};
 use backpropd::device::cuda::Cuda;
 use backpropd::device::reference::Reference;
-use backpropd::device::sae::{Encode, OuterGrad, Pick, Rows, SaeOps, Select};
+use backpropd::device::sae::{Encode, OuterGrad, Pick, Prefix, Rows, SaeOps, Select};
 use backpropd::domain::Amp;
 
 /// Orders of threads and blocks: ascending, descending, shuffled.
@@ -81,6 +81,7 @@ fn a_sort_of_many_rounds_loses_no_edge() {
         prefixes: &[],
         center: None,
         d: 1,
+        scale: 1.0,
         accumulate: false,
     };
     device.outer_grad(&work, &mut out).unwrap();
@@ -131,40 +132,52 @@ fn bits_do_not_depend_on_the_order_of_blocks() {
     }
 }
 
-/// The suite's numbers for selections are exact in bf16: so must the product be.
+/// The suite's numbers for selections are exact in 16 bits: so must the product be.
 #[test]
-fn the_encoder_on_tensor_cores_agrees_where_bf16_is_exact() {
+fn the_encoder_on_tensor_cores_agrees_where_16_bits_are_exact() {
     // With and without warpgroups; bounds out of few latents, so that there are others.
-    let bf16 = |schedule| Some(scheduled(schedule)?.with_amp(Amp::Bf16).with_first(64));
-    let devices = [0, 77].into_iter().filter_map(bf16);
-    let portable = [1, 77]
-        .into_iter()
-        .filter_map(bf16)
-        .map(Cuda::without_wgmma);
-    let devices: Vec<Cuda> = devices.chain(portable).collect();
+    let amp = |schedule, amp| Some(scheduled(schedule)?.with_amp(amp).with_first(64));
+    let devices: Vec<Cuda> = [
+        amp(77, Amp::Bf16),
+        amp(1, Amp::Bf16).map(Cuda::without_wgmma),
+        amp(0, Amp::Fp16),
+        amp(77, Amp::Fp16).map(Cuda::without_wgmma),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     selections::agree_with_a_sort(&devices);
     devices.iter().for_each(selections::nan_is_the_last_choice);
-    agree_with_the_reference(&devices[..devices.len().min(3)]);
+    if let [bf16, portable, .., fp16] = &devices[..] {
+        for (device, gathered) in [(bf16, 8e-3), (portable, 8e-3), (fp16, 1e-3)] {
+            agree_but_for_rounding(std::slice::from_ref(device), gathered);
+        }
+    }
+}
+
+/// The number that is left of `v`.
+fn near(amp: Amp, v: f64) -> f64 {
+    match amp {
+        Amp::Off => v,
+        Amp::Bf16 => half::bf16::from_f32(v as f32).to_f64(),
+        Amp::Fp16 => half::f16::from_f32(v as f32).to_f64(),
+    }
 }
 
 #[test]
-fn factors_are_rounded_to_the_nearest_bf16() {
-    let devices = [scheduled(1), scheduled(0).map(Cuda::without_wgmma)];
-    let bf16 = |device: Cuda| device.with_amp(Amp::Bf16);
-    devices
-        .into_iter()
-        .flatten()
-        .map(bf16)
-        .for_each(|device| rounds(&device));
+fn factors_are_rounded_to_the_nearest() {
+    for amp in [Amp::Bf16, Amp::Fp16] {
+        let devices = [scheduled(1), scheduled(0).map(Cuda::without_wgmma)];
+        for device in devices.into_iter().flatten() {
+            rounds(&device.with_amp(amp), amp);
+        }
+    }
 }
 
-fn rounds(device: &Cuda) {
+fn rounds(device: &Cuda, amp: Amp) {
     let oracle = Reference::<f64>::new();
     let (tokens, d, latents) = (150, 70, 200);
-    let near = |values: &[f64]| -> Vec<f64> {
-        let round = |v: &f64| half::bf16::from_f32(*v as f32).to_f64();
-        values.iter().map(round).collect()
-    };
+    let near = |values: &[f64]| -> Vec<f64> { values.iter().map(|v| near(amp, *v)).collect() };
     let x = fine(tokens * d, 1);
     let w = fine(latents * d, 2);
     let center = fine(d, 3);
@@ -179,6 +192,176 @@ fn rounds(device: &Cuda) {
     for (got, expected) in got.iter().zip(&expected) {
         assert!((got - expected).abs() < 1e-5, "{got}, expected {expected}");
     }
+}
+
+/// Of f16 those that the hardware might treat in ways of its own: what is tiny, halfway between two,
+/// and too large.
+#[test]
+fn numbers_at_the_ends_of_f16_are_rounded_as_ieee_has_it() {
+    let Some(device) = scheduled(0) else {
+        return;
+    };
+    let device = device.with_amp(Amp::Fp16);
+    let tiny = 2f64.powi(-24);
+    let mut x = vec![tiny / 2.0, tiny * 0.500_001, tiny, tiny * 1.5, tiny * 2.5];
+    x.extend((-26..16).map(|e| 1.999_511 * 2f64.powi(e)));
+    x.extend((-16..15).map(|e| (1.0 + 3.0 / 2048.0) * 2f64.powi(e)));
+    x.extend([65504.0, 65519.9, 65520.0, 7e4, 1e30]);
+    // A pre-activation is the number itself, which the bias leaves as it is.
+    let edges = |x: &[f64]| {
+        let [x_at, w_enc] = [x, &[1.0]].map(|values| up(&device, values));
+        let [b_enc, lower] = [0.0, f64::NEG_INFINITY].map(|v| up(&device, &[v]));
+        let mut codes = device.new_codes();
+        let pick = Pick {
+            select: Select::Above { lower: &lower },
+            codes: &mut codes,
+        };
+        let product = Encode {
+            x: Rows::of(&x_at, x.len()),
+            center: None,
+            w_enc: &w_enc,
+            b_enc: &b_enc,
+            d_in: 1,
+            d_sae: 1,
+        };
+        device.encode(&product, &mut [pick]).unwrap();
+        down(&device, device.pre(&codes))
+    };
+    let expected: Vec<f64> = x.iter().map(|v| near(Amp::Fp16, *v)).collect();
+    assert!(expected.contains(&f64::INFINITY) && expected.contains(&0.0));
+    assert_eq!(edges(&x), expected);
+}
+
+#[test]
+fn the_largest_number_is_told_as_f16_has_it() {
+    let Some(device) = scheduled(77) else {
+        return;
+    };
+    let device = device.with_amp(Amp::Fp16);
+    let largest = |x: &[f64], center: Option<&[f64]>, d: usize| {
+        let rows = up(&device, x);
+        let center = center.map(|center| up(&device, center));
+        let later = device
+            .largest_rounded(Rows::of(&rows, x.len() / d), center.as_ref(), d)
+            .unwrap();
+        device.numbers(vec![later.unwrap()]).unwrap()[0][0]
+    };
+    let mut x = fine(37 * 45, 1);
+    x[37 * 44 + 36] = -65519.0;
+    assert_eq!(largest(&x, None, 37), 65504.0);
+    let mut center = fine(37, 2);
+    center[36] = 2.0;
+    assert_eq!(largest(&x, Some(&center), 37), f64::INFINITY);
+    x[0] = f64::NAN;
+    assert!(largest(&x, None, 37).is_nan());
+    // What has the range of f32 needs no look.
+    let bf16 = device.with_amp(Amp::Bf16);
+    let rows = up(&bf16, &x);
+    let none = bf16.largest_rounded(Rows::of(&rows, 1), None, 37).unwrap();
+    assert!(none.is_none());
+}
+
+/// Sums over rows that were rounded beforehand.
+#[test]
+fn rows_are_gathered_as_they_were_rounded() {
+    for amp in [Amp::Bf16, Amp::Fp16] {
+        for schedule in [0, 77] {
+            if let Some(device) = scheduled(schedule) {
+                gathers(&device.with_amp(amp), amp);
+            }
+        }
+    }
+}
+
+fn gathers(device: &Cuda, amp: Amp) {
+    let oracle = Reference::<f64>::new();
+    // Rows that move by one column and by four; a latent that fires for every token.
+    for (tokens, d, latents) in [(45, 37, 101), (300, 132, 40), (4, 8, 9)] {
+        // Without a scale much of this is too small for f16.
+        let scale = 1024.0;
+        let small = |values: Vec<f64>| -> Vec<f64> {
+            let tiny = values.iter().map(|v| v * 2f64.powi(-18));
+            tiny.map(|v| f64::from(v as f32)).collect()
+        };
+        let (g, center) = (small(fine(2 * tokens * d, 5)), small(fine(d, 6)));
+        let centred = |i: usize| f64::from(g[i] as f32 - center[i % d] as f32);
+        let off = |from: usize| -> Vec<f64> {
+            let rows = (from..from + tokens * d).map(centred);
+            rows.map(|v| near(amp, scale * v) / scale).collect()
+        };
+        let both: Vec<f64> = g.iter().map(|v| near(amp, scale * v) / scale).collect();
+        let prefix = |width| Prefix { width, scale: 1.0 };
+        let two = [prefix(latents / 3), prefix(latents)];
+        let shape = Shape { tokens, d, latents };
+        let before = small(fine(latents * d, 7));
+        let choice = Choice::TopK(7, None);
+        let got = outer(
+            device,
+            shape,
+            &choice,
+            &g[d..],
+            Some(&center),
+            &[],
+            scale,
+            None,
+        );
+        let expected = outer(&oracle, shape, &choice, &off(d), None, &[], 1.0, None);
+        near_all(&got, &expected);
+        let got = outer(device, shape, &choice, &g, None, &two, scale, Some(&before));
+        let expected = outer(
+            &oracle,
+            shape,
+            &choice,
+            &both,
+            None,
+            &two,
+            1.0,
+            Some(&before),
+        );
+        near_all(&got, &expected);
+    }
+}
+
+fn near_all(got: &[f64], expected: &[f64]) {
+    let largest = expected.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+    assert_eq!(got.len(), expected.len());
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (got - expected).abs() / largest;
+        assert!(error <= 2e-6, "{i}: {got}, expected {expected}");
+    }
+}
+
+/// The outer products of the codes of `choice`, added to `before` where it is there.
+fn outer<D: SaeOps>(
+    device: &D,
+    shape: Shape,
+    choice: &Choice,
+    rows: &[f64],
+    center: Option<&[f64]>,
+    prefixes: &[Prefix],
+    scale: f64,
+    before: Option<&[f64]>,
+) -> Vec<f64> {
+    let Shape { tokens, d, latents } = shape;
+    let mut codes = pick(device, shape, std::slice::from_ref(choice), false, coarse);
+    let codes = codes.remove(0);
+    let values = up(device, &fine(device.edges(&codes), 8));
+    let rows = up(device, rows);
+    let center = center.map(|center| up(device, center));
+    let zeros = vec![0.0; latents * d];
+    let mut out = up(device, before.unwrap_or(&zeros));
+    let work = OuterGrad {
+        codes: &codes,
+        values: &values,
+        rows: Rows::of(&rows, tokens),
+        prefixes,
+        center: center.as_ref(),
+        d,
+        scale,
+        accumulate: before.is_some(),
+    };
+    device.outer_grad(&work, &mut out).unwrap();
+    down(device, &out)
 }
 
 /// The bounds come out of latents that hardly fire; of the rest everything passes.

@@ -96,12 +96,6 @@ pub const MUTANTS: &[Mutant] = &[
         "    if (t + STAGES",
     ),
     (
-        "bf16 by cutting",
-        "tensor.cu",
-        "(bits + 0x7fff + (bits >> 16 & 1)) >> 16",
-        "bits >> 16",
-    ),
-    (
         "of equal keys the higher latent wins",
         "common.cuh",
         "(u32)~latent; }",

@@ -140,7 +140,7 @@ fn the_product_alone_selects_nothing() {
     assert_eq!(launches(&f32, "topk_merge"), 0);
     let bf16 = profile(&cuda.with_amp(Amp::Bf16).without_wgmma());
     assert_eq!(launches(&bf16, "product_bf16"), 3);
-    assert_eq!(launches(&bf16, "round_to_bf16"), 2);
+    assert_eq!(launches(&bf16, "round_to_rows"), 2);
 }
 
 #[test]

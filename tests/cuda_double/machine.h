@@ -41,6 +41,8 @@ struct Thread {
     const uint16_t *a, *b;
     uint32_t part;
     bool more;
+    // The number that 16 bits of a factor are.
+    float (*wide)(uint16_t);
   };
   std::vector<Product> products;
   std::vector<size_t> product_groups;

@@ -1,5 +1,5 @@
 // Twins of `kernels/tensor.cuh`: asynchronous copies that land only at the wait, matrix loads and
-// bf16 products with the layouts of the PTX ISA, and products of warpgroups that read their
+// products with the layouts of the PTX ISA, and products of warpgroups that read their
 // factors only at the wait.
 #pragma once
 #include "emulator.h"
@@ -58,16 +58,25 @@ struct Product {
   const u32* a;
   u32 b[2];
 };
-inline float half_of(u32 pair, u32 which) { return __uint_as_float(which ? pair & 0xffff0000u : pair << 16); }
-inline void multiply_matrices(void* const* lanes, u32) {
+// The number that 16 bits are.
+typedef float (*Wide)(u16);
+inline float wide_bf16(u16 half) { return __uint_as_float(u32(half) << 16); }
+inline float wide_f16(u16 half) {
+  const u32 exponent = half >> 10 & 31, digits = half & 1023;
+  const float size = exponent == 31 ? (digits ? NAN : INFINITY)
+                     : exponent    ? ldexpf(float(1024 + digits), int(exponent) - 25)
+                                   : ldexpf(float(digits), -24);
+  return half >> 15 ? -size : size;
+}
+template <Wide wide> void multiply_matrices(void* const* lanes, u32) {
   float a[16][16], b[16][8];
   for (u32 l = 0; l < 32; ++l) {
     const auto* p = static_cast<Product*>(lanes[l]);
     const u32 g = l / 4, q = l % 4 * 2;
     for (u32 i = 0; i < 4; ++i)
-      for (u32 h = 0; h < 2; ++h) a[g + i % 2 * 8][q + i / 2 * 8 + h] = half_of(p->a[i], h);
+      for (u32 h = 0; h < 2; ++h) a[g + i % 2 * 8][q + i / 2 * 8 + h] = wide(u16(p->a[i] >> 16 * h));
     for (u32 i = 0; i < 2; ++i)
-      for (u32 h = 0; h < 2; ++h) b[q + i * 8 + h][g] = half_of(p->b[i], h);
+      for (u32 h = 0; h < 2; ++h) b[q + i * 8 + h][g] = wide(u16(p->b[i] >> 16 * h));
   }
   for (u32 l = 0; l < 32; ++l) {
     float* d = static_cast<Product*>(lanes[l])->d;
@@ -107,9 +116,29 @@ inline float power_of_two(float x) {
   const float y = exp2f(x);
   return y < 0x1p-126f ? 0.0f : y;
 }
+inline u16 to_f16(float v) {
+  const float size = fabsf(v);
+  const u32 sign = signbit(v) ? 0x8000 : 0;
+  if (v != v) return u16(0x7fff);
+  if (size >= 65520.0f) return u16(sign | 0x7c00);
+  // Eleven digits, fewer below 2^-14; the default rounding is to the nearest, ties to even.
+  int exponent;
+  frexpf(size, &exponent);
+  const int last = size < 0x1p-14f ? -24 : exponent - 11;
+  const u32 digits = u32(nearbyintf(ldexpf(size, -last)));
+  // Digits that were rounded up to the next power carry into the exponent.
+  return u16(sign + (u32(last + 24) << 10) + digits);
+}
+inline float from_f16(u16 half) { return emulator::wide_f16(half); }
 inline void multiply_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   emulator::Product mine = {d, a, {b0, b1}};
-  emulator::meet_warp(~0u, emulator::Meeting::matrix, &mine, emulator::multiply_matrices);
+  emulator::meet_warp(~0u, emulator::Meeting::matrix, &mine,
+                      emulator::multiply_matrices<emulator::wide_bf16>);
+}
+inline void multiply_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  emulator::Product mine = {d, a, {b0, b1}};
+  emulator::meet_warp(~0u, emulator::Meeting::matrix, &mine,
+                      emulator::multiply_matrices<emulator::wide_f16>);
 }
 
 #define WARPGROUPS 1
@@ -124,27 +153,27 @@ inline void warpgroup_close() {
   auto& me = emulator::self();
   me.product_groups.push_back(me.products.size());
 }
-inline void multiply_warpgroup(float (&d)[128], const u16* a, const u16* b, u32 part, bool more) {
+namespace emulator {
+inline void begin_product(float* d, const u16* a, const u16* b, u32 part, bool more, Wide wide) {
   if (shared_offset(a) % 1024 || shared_offset(b) % 1024) emulator::fail("a tile off its alignment");
   if (!emulator::is_shared(a, 64 * 128) || !emulator::is_shared(b, 256 * 128))
     emulator::fail("a tile outside shared memory");
-  emulator::self().products.push_back({d, a, b, part, more});
+  emulator::self().products.push_back({d, a, b, part, more, wide});
 }
-namespace emulator {
 // Sixteen values of row r from the part's first, out of the order of 128-byte swizzling.
-inline void swizzled_row(float (&out)[16], const u16* tile, u32 r, u32 part) {
+inline void swizzled_row(float (&out)[16], const u16* tile, u32 r, u32 part, Wide wide) {
   for (u32 k = 0; k < 16; ++k) {
     const u32 piece = (part * 2 + k / 8) ^ (r & 7);
-    out[k] = __uint_as_float(u32(tile[r * 64 + piece * 8 + k % 8]) << 16);
+    out[k] = wide(tile[r * 64 + piece * 8 + k % 8]);
   }
 }
 inline void multiply_now(const Thread::Product& p, u32 thread) {
   float a[2][16], b[16];
   for (u32 h = 0; h < 2; ++h)
-    swizzled_row(a[h], p.a, thread / 32 * 16 + thread % 32 / 4 + h * 8, p.part);
+    swizzled_row(a[h], p.a, thread / 32 * 16 + thread % 32 / 4 + h * 8, p.part, p.wide);
   for (u32 j = 0; j < 32; ++j)
     for (u32 q = 0; q < 2; ++q) {
-      swizzled_row(b, p.b, 8 * j + thread % 4 * 2 + q, p.part);
+      swizzled_row(b, p.b, 8 * j + thread % 4 * 2 + q, p.part, p.wide);
       for (u32 h = 0; h < 2; ++h) {
         float sum = 0.0f;
         for (u32 k = 0; k < 16; ++k) sum += a[h][k] * b[k];
@@ -154,6 +183,12 @@ inline void multiply_now(const Thread::Product& p, u32 thread) {
     }
 }
 }  // namespace emulator
+inline void multiply_warpgroup_bf16(float (&d)[128], const u16* a, const u16* b, u32 part, bool more) {
+  emulator::begin_product(d, a, b, part, more, emulator::wide_bf16);
+}
+inline void multiply_warpgroup_f16(float (&d)[128], const u16* a, const u16* b, u32 part, bool more) {
+  emulator::begin_product(d, a, b, part, more, emulator::wide_f16);
+}
 template <int left> void warpgroup_wait() {
   auto& me = emulator::self();
   while (me.product_groups.size() > size_t(left)) {

@@ -41,6 +41,7 @@ fn frame(seq: u64) -> Frame {
         fvu: 0.1875,
         dead: 0.01,
         grad_norm: 1.5,
+        loss_scale: None,
     };
     Frame {
         v: VERSION,

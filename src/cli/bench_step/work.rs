@@ -89,7 +89,7 @@ impl<'a, D: SaeOps<Real = f32>> Work<'a, D> {
             .trainer
             .step(self.device, &batch, self.args.batch, &settings)?
         {
-            Outcome::Done(_) => Ok(()),
+            Outcome::Done(_) | Outcome::Overflow { .. } => Ok(()),
             Outcome::NonFinite { what } => Err(Error::new(
                 Code::NonFinite,
                 "bench step",

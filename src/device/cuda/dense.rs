@@ -41,7 +41,7 @@ impl Codes {
     pub(super) fn dense(&self, cuda: &Cuda) -> Option<Dense<'_>> {
         let from = cuda.dense_from.unwrap_or(match cuda.amp {
             Amp::Off => FROM_F32,
-            Amp::Bf16 => FROM_BF16,
+            Amp::Bf16 | Amp::Fp16 => FROM_BF16,
         });
         let columns = self.among.as_ref().map_or(self.d_sae, |list| list.len());
         let pairs = self.tokens as f64 * columns as f64;

@@ -7,6 +7,7 @@ use super::Cuda;
 use super::codes::Codes;
 use super::compact::Compact;
 use super::filter;
+use super::halves::Half;
 use super::later::Later;
 use super::memory::Memory;
 use super::product::TILE;
@@ -14,7 +15,7 @@ use super::stream;
 use super::tensor::Rounded;
 use super::topk::TopK;
 use crate::device::sae::{Encode, Pick, SaeOps, Select};
-use crate::domain::{Amp, Result};
+use crate::domain::Result;
 
 /// A stretch of pre-activations.
 pub struct Stretch<'a> {
@@ -51,9 +52,9 @@ fn among<'a>(pick: &Pick<'a, Cuda>) -> Option<(&'a Memory<u32>, usize)> {
 
 /// Latents of a stretch.
 fn columns_of(cuda: &Cuda, product: &Product<'_>) -> usize {
-    let grain = match cuda.amp {
-        Amp::Off => TILE,
-        Amp::Bf16 => Rounded::grain(cuda.wgmma),
+    let grain = match Half::of(cuda.amp) {
+        None => TILE,
+        Some(_) => Rounded::grain(cuda.wgmma),
     };
     let fit = cuda.stretch / (4 * product.x.count.max(1)) / grain * grain;
     fit.clamp(grain, product.d_sae.next_multiple_of(grain))
@@ -166,7 +167,7 @@ fn streamed(
     };
     match operands {
         Operands::F32 => filter::topk(cuda, product, k, scale),
-        Operands::Bf16(rounded) => stream::topk(cuda, product, rounded, k, scale),
+        Operands::Rounded(rounded) => stream::topk(cuda, product, rounded, k, scale),
     }
 }
 
@@ -184,14 +185,14 @@ fn begin<'a>(cuda: &Cuda, product: &Product<'_>, pick: &Pick<'a, Cuda>) -> Resul
 /// The factors of the product, as they are multiplied.
 enum Operands {
     F32,
-    Bf16(Rounded),
+    Rounded(Rounded),
 }
 
 impl Operands {
     fn new(cuda: &Cuda, product: &Product<'_>) -> Result<Self> {
-        Ok(match cuda.amp {
-            Amp::Off => Self::F32,
-            Amp::Bf16 => Self::Bf16(Rounded::new(cuda, product)?),
+        Ok(match Half::of(cuda.amp) {
+            None => Self::F32,
+            Some(half) => Self::Rounded(Rounded::new(cuda, product, half)?),
         })
     }
 
@@ -222,7 +223,9 @@ impl Operands {
                 [x.count, width, d],
                 columns,
             ),
-            Self::Bf16(rounded) => rounded.product(cuda, product, [row, width], pick, p, columns),
+            Self::Rounded(rounded) => {
+                rounded.product(cuda, product, [row, width], pick, p, columns)
+            }
         }
     }
 }

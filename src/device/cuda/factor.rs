@@ -1,7 +1,9 @@
 //! Factors of products whose sums run along the rows of both: as they are, or turned, in what the
-//! device multiplies.
+//! device multiplies: f32, or bf16 where numbers are rounded, also to fp16. They hold gradients and
+//! values of every size, of which bf16 has the range without a scale.
 
 use super::Cuda;
+use super::halves::Half;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory, Out};
 use super::tensor::{DEPTH, HOPPER, portable};
@@ -37,14 +39,15 @@ impl Factor<'_> {
 impl Cuda {
     /// The rows [n, k] as a factor.
     pub(super) fn factor<'a>(&self, rows: In<'a, f32>, n: usize, k: usize) -> Result<Factor<'a>> {
+        let half = Half::Bf16;
         Ok(match (self.amp, self.wgmma) {
             (Amp::Off, _) => Factor::Given(rows),
-            (Amp::Bf16, true) => {
-                Factor::Rounded(self.round_to_panels(rows, None, None, [n, k, HOPPER[1]])?)
+            (Amp::Bf16 | Amp::Fp16, true) => {
+                Factor::Rounded(half.panels(self, rows, None, None, [n, k, HOPPER[1]])?)
             }
-            (Amp::Bf16, false) => {
+            (Amp::Bf16 | Amp::Fp16, false) => {
                 let padded = k.next_multiple_of(PIECE);
-                Factor::Rounded(self.round_to_bf16(rows, None, n, k, padded)?)
+                Factor::Rounded(half.rows(self, rows, None, 1.0, [n, k, padded])?)
             }
         })
     }
@@ -60,8 +63,10 @@ impl Cuda {
         let (gpu, kernels) = (&self.gpu, &self.kernels);
         let (wide, padded) = match (self.amp, self.wgmma) {
             (Amp::Off, _) => (n, k),
-            (Amp::Bf16, true) => (n.next_multiple_of(HOPPER[1]), k.next_multiple_of(DEPTH)),
-            (Amp::Bf16, false) => (n, k.next_multiple_of(PIECE)),
+            (Amp::Bf16 | Amp::Fp16, true) => {
+                (n.next_multiple_of(HOPPER[1]), k.next_multiple_of(DEPTH))
+            }
+            (Amp::Bf16 | Amp::Fp16, false) => (n, k.next_multiple_of(PIECE)),
         };
         let len = wide * padded;
         let shape = Shape {
@@ -76,7 +81,7 @@ impl Cuda {
                 kernels.turn(gpu, shape, rows, center, out.output(len), k, n)?;
                 Factor::Made(out)
             }
-            Amp::Bf16 => {
+            Amp::Bf16 | Amp::Fp16 => {
                 let (mut out, panels) = (Memory::new(gpu, len)?, u32::from(self.wgmma));
                 let to = out.output(len);
                 kernels.turn_to_bf16(gpu, shape, rows, center, to, k, n, wide, padded, panels)?;

@@ -7,6 +7,7 @@
 use super::Cuda;
 use super::codes::Codes;
 use super::encode::Product;
+use super::halves::Half;
 use super::later::Later;
 use super::launch::{Shape, count};
 use super::memory::{Memory, Out};
@@ -51,7 +52,7 @@ fn filtered(
     scale: Option<&Memory<f32>>,
 ) -> Result<(Codes, Later)> {
     let (tokens, d_sae, first) = (product.x.count, product.d_sae, first(cuda));
-    let rounded = Rounded::new(cuda, product)?;
+    let rounded = Rounded::new(cuda, product, Half::Bf16)?;
     let margins = Margins::new(cuda, product, &rounded)?;
     let mut best = Best::room(cuda, tokens, k)?;
     margins.bounds(cuda, product, &rounded, scale, &mut best, first)?;

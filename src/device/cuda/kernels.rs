@@ -13,6 +13,10 @@ pub const HEADERS: &[Source] = &[
         text: include_str!("../../../kernels/common.cuh"),
     },
     Source {
+        name: "halves.cuh",
+        text: include_str!("../../../kernels/halves.cuh"),
+    },
+    Source {
         name: "product.cuh",
         text: include_str!("../../../kernels/product.cuh"),
     },
@@ -47,15 +51,23 @@ kernels! {
         );
     }
     "tensor.cu" {
-        round_to_bf16(
+        round_to_rows(
             input: Floats<'_>, center: Option<Floats<'_>>, out: Out<'_, u16>, rows: u32, d: u32,
-            padded: u32,
+            padded: u32, factor: f32, f16: u32,
         );
         round_to_panels(
             input: Floats<'_>, center: Option<Floats<'_>>, pick: Option<Ints<'_>>,
-            out: Out<'_, u16>, rows: u32, d: u32, padded: u32,
+            out: Out<'_, u16>, rows: u32, d: u32, padded: u32, f16: u32,
+        );
+        largest_f16(
+            input: Floats<'_>, center: Option<Floats<'_>>, largest: Out<'_, u32>, rows: u32,
+            d: u32,
         );
         product_bf16(
+            a: In<'_, u16>, b: In<'_, u16>, pick: Option<Ints<'_>>, bias: Option<Floats<'_>>,
+            c: Out<'_, f32>, m: u32, n: u32, k: u32, columns: u32,
+        );
+        product_f16(
             a: In<'_, u16>, b: In<'_, u16>, pick: Option<Ints<'_>>, bias: Option<Floats<'_>>,
             c: Out<'_, f32>, m: u32, n: u32, k: u32, columns: u32,
         );
@@ -70,9 +82,18 @@ kernels! {
             counts: Out<'_, u32>, keys: Out<'_, u64>, uppers: Out<'_, f32>, m: u32, n: u32,
             k: u32, first: u32, capacity: u32,
         );
+        append_f16(
+            a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
+            bounds: Floats<'_>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            m: u32, n: u32, k: u32, first: u32, capacity: u32,
+        );
     }
     "hopper.cu" {
         product_hopper(
+            a: In<'_, u16>, b: In<'_, u16>, pick: Option<Ints<'_>>, bias: Option<Floats<'_>>,
+            c: Out<'_, f32>, m: u32, n: u32, depths: u32, columns: u32,
+        );
+        product_hopper_f16(
             a: In<'_, u16>, b: In<'_, u16>, pick: Option<Ints<'_>>, bias: Option<Floats<'_>>,
             c: Out<'_, f32>, m: u32, n: u32, depths: u32, columns: u32,
         );
@@ -86,6 +107,11 @@ kernels! {
             bounds: Floats<'_>, of_rows: Floats<'_>, of_columns: Floats<'_>,
             counts: Out<'_, u32>, keys: Out<'_, u64>, uppers: Out<'_, f32>, m: u32, n: u32,
             depths: u32, first: u32, capacity: u32,
+        );
+        append_hopper_f16(
+            a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
+            bounds: Floats<'_>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            m: u32, n: u32, depths: u32, first: u32, capacity: u32,
         );
     }
     "stream.cu" {
@@ -248,7 +274,19 @@ kernels! {
             starts: Ints<'_>, latents: Ints<'_>, order: Ints<'_>, token: Ints<'_>,
             values: Floats<'_>, rows: Floats<'_>, center: Option<Floats<'_>>,
             widths: Option<Ints<'_>>, out: Out<'_, f32>, partials: Out<'_, f32>, block: u64,
-            n: u32, d: u32, prefixes: u32, accumulate: u32, piece: u32, pieces: u32,
+            n: u32, d: u32, prefixes: u32, accumulate: u32, piece: u32, pieces: u32, factor: f32,
+        );
+        outer_grad_bf16(
+            starts: Ints<'_>, latents: Ints<'_>, order: Ints<'_>, token: Ints<'_>,
+            values: Floats<'_>, rows: Halves<'_>, center: Option<Floats<'_>>,
+            widths: Option<Ints<'_>>, out: Out<'_, f32>, partials: Out<'_, f32>, block: u64,
+            n: u32, d: u32, prefixes: u32, accumulate: u32, piece: u32, pieces: u32, factor: f32,
+        );
+        outer_grad_f16(
+            starts: Ints<'_>, latents: Ints<'_>, order: Ints<'_>, token: Ints<'_>,
+            values: Floats<'_>, rows: Halves<'_>, center: Option<Floats<'_>>,
+            widths: Option<Ints<'_>>, out: Out<'_, f32>, partials: Out<'_, f32>, block: u64,
+            n: u32, d: u32, prefixes: u32, accumulate: u32, piece: u32, pieces: u32, factor: f32,
         );
         outer_finish(
             starts: Ints<'_>, latents: Ints<'_>, partials: Floats<'_>, out: Out<'_, f32>, n: u32,

@@ -20,6 +20,7 @@ mod factor;
 pub mod fault;
 mod filter;
 pub mod floors;
+mod halves;
 pub mod kernels;
 mod latents;
 mod later;
@@ -66,7 +67,7 @@ pub struct Cuda {
     target: Target,
     /// Bytes of pre-activations that are there at a time.
     stretch: usize,
-    /// What the encoder's product is computed from.
+    /// What is rounded.
     amp: Amp,
     /// Latents whose pre-activations give the bounds for the rest.
     first: usize,
@@ -140,7 +141,7 @@ impl Cuda {
         &self.warnings
     }
 
-    /// … whose encoder multiplies such factors.
+    /// … that rounds like this.
     #[must_use]
     pub fn with_amp(self, amp: Amp) -> Self {
         Self { amp, ..self }

@@ -4,6 +4,7 @@
 use super::Cuda;
 use super::codes::Codes;
 use super::encode;
+use super::halves::Half;
 use super::later::Later;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
@@ -40,6 +41,23 @@ impl SaeOps for Cuda {
         to: &mut [u32],
     ) -> Result<Vec<Vec<f64>>> {
         self.read_later(&later, counts, to)
+    }
+
+    fn scales_loss(&self) -> bool {
+        Half::of(self.amp) == Some(Half::F16)
+    }
+
+    fn largest_rounded(
+        &self,
+        rows: Rows<'_, Buf>,
+        center: Option<&Buf>,
+        d: usize,
+    ) -> Result<Option<Later>> {
+        let Some(half) = Half::of(self.amp) else {
+            return Ok(None);
+        };
+        let center = center.map(|center| center.input(0, d));
+        half.largest(self, rows_of(rows, d), center, [rows.count, d])
     }
 
     fn new_codes(&self) -> Codes {

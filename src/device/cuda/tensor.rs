@@ -1,7 +1,9 @@
-//! The encoder's product on tensor cores, out of factors that are rounded to bf16.
+//! The encoder's product on tensor cores, out of factors that are rounded to 16 bits.
 
 use super::Cuda;
 use super::encode::Product;
+use super::halves::Half;
+use super::kernels::Kernels;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
 use super::stream::Lists;
@@ -21,8 +23,9 @@ pub const HOPPER: [usize; 2] = [PANEL, 256];
 pub const DEPTH: usize = 64;
 const HOPPER_SHARED: usize = 4 * 3 * 128 * DEPTH * 2 + STAGED + 8 * 8 + 1024;
 
-/// x − center and the encoder in bf16.
+/// x − center and the encoder in 16 bits.
 pub struct Rounded {
+    half: Half,
     tokens: usize,
     x: Memory<u16>,
     w: Memory<u16>,
@@ -31,22 +34,28 @@ pub struct Rounded {
 }
 
 impl Rounded {
-    pub fn new(cuda: &Cuda, product: &Product<'_>) -> Result<Self> {
+    pub fn new(cuda: &Cuda, product: &Product<'_>, half: Half) -> Result<Self> {
         let (x, d, d_sae) = (product.x, product.d_in, product.d_sae);
         let center = product.center.map(|center| center.input(0, d));
         let rows = x.buf.input(x.first * d, x.count * d);
         let w = product.w_enc.input(0, d_sae * d);
         let (x, w, k) = if cuda.wgmma {
-            let x = cuda.round_to_panels(rows, center, None, [x.count, d, HOPPER[0]])?;
-            let w = cuda.round_to_panels(w, None, None, [d_sae, d, HOPPER[1]])?;
+            let x = half.panels(cuda, rows, center, None, [x.count, d, HOPPER[0]])?;
+            let w = half.panels(cuda, w, None, None, [d_sae, d, HOPPER[1]])?;
             (x, w, d.next_multiple_of(DEPTH))
         } else {
             let k = d.next_multiple_of(8);
-            let x = cuda.round_to_bf16(rows, center, x.count, d, k)?;
-            (x, cuda.round_to_bf16(w, None, d_sae, d, k)?, k)
+            let x = half.rows(cuda, rows, center, 1.0, [x.count, d, k])?;
+            (x, half.rows(cuda, w, None, 1.0, [d_sae, d, k])?, k)
         };
         let tokens = product.x.count;
-        Ok(Self { tokens, x, w, k })
+        Ok(Self {
+            half,
+            tokens,
+            x,
+            w,
+            k,
+        })
     }
 
     /// Latents from which on stretches may begin are multiples of this.
@@ -88,30 +97,29 @@ impl Rounded {
         if !cuda.wgmma {
             let shape = portable(self.tokens, width);
             let (a, b, k) = (self.a(), self.b(row), count(self.k));
-            return kernels.product_bf16(gpu, shape, a, b, pick, bias, c, m, n, k, columns);
+            let run = match self.half {
+                Half::Bf16 => Kernels::product_bf16,
+                Half::F16 => Kernels::product_f16,
+            };
+            return run(kernels, gpu, shape, a, b, pick, bias, c, m, n, k, columns);
         }
         let shape = cuda.hopper(self.tokens, width);
         let picked;
         let b = if pick.is_some() {
             let w = product.w_enc.input(0, d_sae * d);
-            picked = cuda.round_to_panels(w, None, pick, [width, d, HOPPER[1]])?;
+            let rows = [width, d, HOPPER[1]];
+            picked = self.half.panels(cuda, w, None, pick, rows)?;
             picked.input(0, picked.len())
         } else {
             self.b(row)
         };
-        let depths = count(self.depths());
-        kernels.product_hopper(
-            gpu,
-            shape,
-            self.a(),
-            b,
-            pick,
-            bias,
-            c,
-            m,
-            n,
-            depths,
-            columns,
+        let (a, depths) = (self.a(), count(self.depths()));
+        let run = match self.half {
+            Half::Bf16 => Kernels::product_hopper,
+            Half::F16 => Kernels::product_hopper_f16,
+        };
+        run(
+            kernels, gpu, shape, a, b, pick, bias, c, m, n, depths, columns,
         )
     }
 
@@ -135,19 +143,20 @@ impl Rounded {
         let (keys, pres) = (lists.keys.output(places), lists.pres.output(places));
         let [m, n, at] = [self.tokens, width, first].map(count);
         let (gpu, kernels) = (&cuda.gpu, &cuda.kernels);
-        if cuda.wgmma {
-            let shape = cuda.hopper(self.tokens, width);
-            let k = count(self.depths());
-            kernels.append_hopper(
-                gpu, shape, a, b, bias, scale, bounds, counts, keys, pres, m, n, k, at, length,
-            )
-        } else {
-            let shape = appending(self.tokens, width);
-            let k = count(self.k);
-            kernels.append_bf16(
-                gpu, shape, a, b, bias, scale, bounds, counts, keys, pres, m, n, k, at, length,
-            )
-        }
+        let (shape, k) = match cuda.wgmma {
+            true => (cuda.hopper(self.tokens, width), self.depths()),
+            false => (appending(self.tokens, width), self.k),
+        };
+        let run = match (cuda.wgmma, self.half) {
+            (true, Half::Bf16) => Kernels::append_hopper,
+            (true, Half::F16) => Kernels::append_hopper_f16,
+            (false, Half::Bf16) => Kernels::append_bf16,
+            (false, Half::F16) => Kernels::append_f16,
+        };
+        let k = count(k);
+        run(
+            kernels, gpu, shape, a, b, bias, scale, bounds, counts, keys, pres, m, n, k, at, length,
+        )
     }
 }
 
@@ -170,42 +179,5 @@ impl Cuda {
     pub(super) fn hopper(&self, m: usize, n: usize) -> Shape {
         let tiles = m.div_ceil(HOPPER[0]) * n.div_ceil(HOPPER[1]);
         Shape::blocks(tiles.min(self.processors), 384).shared(HOPPER_SHARED)
-    }
-
-    /// The rows less `center` as bf16, with 0 behind them up to `padded`.
-    pub(super) fn round_to_bf16(
-        &self,
-        rows: In<'_, f32>,
-        center: Option<In<'_, f32>>,
-        n: usize,
-        d: usize,
-        padded: usize,
-    ) -> Result<Memory<u16>> {
-        let len = n * padded;
-        let mut out = Memory::new(&self.gpu, len)?;
-        let (shape, to) = (Shape::warps(n), out.output(len));
-        let [n, d, padded] = [n, d, padded].map(count);
-        self.kernels
-            .round_to_bf16(&self.gpu, shape, rows, center, to, n, d, padded)?;
-        Ok(out)
-    }
-
-    /// The rows less `center`, or those of `pick`, as panels of bf16: `n` rows of `d`, and rows of
-    /// 0 up to a multiple of `whole`.
-    pub(super) fn round_to_panels(
-        &self,
-        rows: In<'_, f32>,
-        center: Option<In<'_, f32>>,
-        pick: Option<In<'_, u32>>,
-        [n, d, whole]: [usize; 3],
-    ) -> Result<Memory<u16>> {
-        let padded = n.next_multiple_of(whole);
-        let len = padded * d.next_multiple_of(DEPTH);
-        let mut out = Memory::new(&self.gpu, len)?;
-        let (shape, to) = (Shape::warps(padded), out.output(len));
-        let [n, d, padded] = [n, d, padded].map(count);
-        self.kernels
-            .round_to_panels(&self.gpu, shape, rows, center, pick, to, n, d, padded)?;
-        Ok(out)
     }
 }

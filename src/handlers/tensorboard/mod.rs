@@ -182,10 +182,12 @@ fn of_site(site: &SiteStep) -> Vec<(String, f64)> {
         ("dead", site.dead),
         ("grad_norm", site.grad_norm),
     ];
+    let scale = site.loss_scale.map(|scale| ("loss_scale", scale));
+    let own = own.into_iter().chain(scale);
     let own = own.map(|(name, value)| (format!("{hook}/{name}"), value));
     let parts = site.parts.iter();
     let parts = parts.map(|(name, value)| (format!("{hook}/parts/{name}"), *value));
-    own.into_iter().chain(parts).collect()
+    own.chain(parts).collect()
 }
 
 fn of_validation(site: &SiteValidation) -> Vec<(String, f64)> {

@@ -38,6 +38,8 @@ pub struct Pass<'a, D: SaeOps> {
     pub dead: Dead<'a, D::Ints>,
     /// Whether [`Losses::token_errors`] is wanted.
     pub token_errors: bool,
+    /// Factor of gradients that the device rounds.
+    pub loss_scale: f64,
     /// Whether the device may guess codes, and later say that it was wrong.
     pub guess: bool,
 }
@@ -77,6 +79,8 @@ pub struct Losses {
     pub least_key: Option<f64>,
     /// ‖x̂ − y‖² of each token, where it was asked for.
     pub token_errors: Vec<f64>,
+    /// Something in the batch is too large for the format that the device multiplies.
+    pub(super) too_large: bool,
     /// Codes were guessed, and all of this, the gradients too, belongs to wrong ones.
     pub(super) wrong: bool,
 }
@@ -161,6 +165,15 @@ impl<D: SaeOps> Pass<'_, D> {
         codes: &mut CodeSets<D>,
         to: &mut Results<'_, D>,
     ) -> Result<()> {
+        let largest = self
+            .device
+            .largest_rounded(x, self.center(), self.dims.d_in)?;
+        if let Some(largest) = largest {
+            let check = |largest: &[f64], losses: &mut Losses| {
+                losses.too_large = !largest[0].is_finite();
+            };
+            to.losses.add(largest, check);
+        }
         self.prepare(x, codes, to)?;
         let micro = micro.clamp(1, self.tokens);
         for first in (0..self.tokens).step_by(micro) {

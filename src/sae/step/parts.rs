@@ -262,6 +262,7 @@ impl<D: SaeOps> Pass<'_, D> {
             prefixes: fit.prefixes,
             center: None,
             d: d_out,
+            scale: self.loss_scale,
             accumulate,
         };
         self.device.outer_grad(&outer, &mut grads.w_dec)?;
@@ -295,6 +296,8 @@ impl<D: SaeOps> Pass<'_, D> {
             prefixes: &[],
             center: self.center(),
             d: self.dims.d_in,
+            // Activations are no gradients.
+            scale: 1.0,
             accumulate,
         };
         self.device.outer_grad(&outer, w_enc)?;

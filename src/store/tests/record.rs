@@ -33,6 +33,7 @@ fn step(step: u64) -> Fact {
         fvu: f64::NAN,
         dead: 0.0,
         grad_norm: 1.0,
+        loss_scale: None,
     };
     Fact::Step(Step {
         step,

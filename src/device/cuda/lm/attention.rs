@@ -2,6 +2,7 @@
 
 use super::{Buf, Stretches, cap};
 use crate::device::cuda::Cuda;
+use crate::device::cuda::halves::Half;
 use crate::device::cuda::kernels::Kernels;
 use crate::device::cuda::launch::{Shape, count};
 use crate::device::cuda::memory::Memory;
@@ -101,7 +102,7 @@ pub fn attend(cuda: &Cuda, work: &Attention<'_, Cuda>, qkv: &mut Buf, out: &mut 
         shared,
     };
     if rounded {
-        let halves = cuda.round_to_bf16(qkv, None, rows, width, width)?;
+        let halves = Half::Bf16.rows(cuda, qkv, None, 1.0, [rows, width, width])?;
         let (threads, keys, padded) = match d {
             0..=64 => (256, 64, 72),
             65..=128 => (256, 32, 136),

@@ -3,6 +3,7 @@
 
 use crate::device::coded::Coded;
 use crate::device::cuda::Cuda;
+use crate::device::cuda::halves::Half;
 use crate::device::cuda::launch::count;
 use crate::device::cuda::memory::{In, Memory, Out};
 use crate::device::cuda::tensor::{DEPTH, HOPPER, PANEL, portable};
@@ -140,9 +141,12 @@ impl Matrix {
         let rows = match self.layout() {
             None => Rows::F32(x),
             Some(layout) if layout.panels => {
-                Rows::Bf16(cuda.round_to_panels(x, None, None, [m, self.k, PANEL])?)
+                Rows::Bf16(Half::Bf16.panels(cuda, x, None, None, [m, self.k, PANEL])?)
             }
-            Some(layout) => Rows::Bf16(cuda.round_to_bf16(x, None, m, self.k, layout.padded)?),
+            Some(layout) => {
+                let rows = [m, self.k, layout.padded];
+                Rows::Bf16(Half::Bf16.rows(cuda, x, None, 1.0, rows)?)
+            }
         };
         Ok(Factor { rows, m })
     }
