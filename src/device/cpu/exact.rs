@@ -83,15 +83,17 @@ mod x86 {
         let mut columns = [_mm512_setzero_ps(); LANES];
         for part in 0..4 {
             // Row 4·l + r in lane l of four.
-            let four = [0, 1, 2, 3].map(|r| {
+            let mut four = [_mm512_setzero_ps(); 4];
+            for (r, four) in four.iter_mut().enumerate() {
+                let lane = |l: usize| rows[4 * l + r].as_ptr().wrapping_add(at + 4 * part);
                 // SAFETY: the caller's promise.
-                let load =
-                    |l: usize| unsafe { _mm_loadu_ps(rows[4 * l + r].as_ptr().add(at + 4 * part)) };
-                let low = _mm512_castps128_ps512(load(0));
-                let low = _mm512_insertf32x4::<1>(low, load(1));
-                let low = _mm512_insertf32x4::<2>(low, load(2));
-                _mm512_insertf32x4::<3>(low, load(3))
-            });
+                unsafe {
+                    let low = _mm512_castps128_ps512(_mm_loadu_ps(lane(0)));
+                    let low = _mm512_insertf32x4::<1>(low, _mm_loadu_ps(lane(1)));
+                    let low = _mm512_insertf32x4::<2>(low, _mm_loadu_ps(lane(2)));
+                    *four = _mm512_insertf32x4::<3>(low, _mm_loadu_ps(lane(3)));
+                }
+            }
             let [a, b, c, d] = four;
             let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
             let (ab_high, cd_high) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));

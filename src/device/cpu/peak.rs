@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::amx::{Block, TILE, Tiles};
 use super::isa::Isa;
+use super::memory::Scratch;
 use super::pool::Pool;
 
 /// Runs `steps` rounds of independent fused multiply-adds in registers on every thread of
@@ -33,7 +34,10 @@ pub fn tile_gflops(pool: &Pool, repeats: usize) -> Option<f64> {
         rate(repeats, || {
             pool.run(pool.threads(), |_| {
                 let unit = Tiles::new(pool.isa());
-                let factors = vec![0x3f80; 4 * STEPS * TILE];
+                // A row of a tile is a cache line.
+                let mut factors = Scratch::take(2 * STEPS * TILE);
+                factors.fill(1.0);
+                let factors: &[u16] = bytemuck::cast_slice(&factors);
                 let part = |at: usize| &factors[at * STEPS * TILE..][..STEPS * TILE];
                 let mut sums: Block = bytemuck::Zeroable::zeroed();
                 for _ in 0..BLOCKS {
