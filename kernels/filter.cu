@@ -154,15 +154,7 @@ KERNEL(filter_fold, 256)
   const u32 found = counts[b], held = found < length ? found : length;
   u64* list = keys + (u64)b * length;
   float* upper = uppers + (u64)b * length;
-  bool all;
-  const u32 t = kth<u32>(
-      k,
-      [&](u32 with) {
-        u32 n = 0;
-        for (u32 i = lane_id(); i < held; i += 32) n += (u32)(list[i] >> 32) >= with;
-        return n;
-      },
-      all);
+  const u32 t = kth_upper(list, held, k);
   u32 least = ~0u;
   for (u32 i = lane_id(); i < held; i += 32) {
     const u32 key = (u32)(list[i] >> 32);
@@ -206,15 +198,7 @@ KERNEL(filter_exact, 256)
   const u32 held = counts[b];
   u64* list = lists + (u64)b * length;
   float* value = exacts + (u64)b * length;
-  bool all;
-  const u32 sure = kth<u32>(
-      k,
-      [&](u32 with) {
-        u32 n = 0;
-        for (u32 i = lane_id(); i < held; i += 32) n += (u32)(list[i] >> 32) >= with;
-        return n;
-      },
-      all);
+  const u32 sure = kth_upper(list, held, k);
   u32 least = ~0u;
   float bound = 0.0f;
 #pragma unroll 1
@@ -249,6 +233,7 @@ KERNEL(filter_exact, 256)
     }
     bound = from_ordered(warp_min(least));
   }
+  bool all;
   const u64 t = kth<u64>(
       k,
       [&](u64 with) {

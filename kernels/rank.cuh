@@ -29,3 +29,16 @@ template <class T, class Count> DEVICE T kth(u32 k, Count count, bool& all) {
   }
   return t;
 }
+
+// As kth, of the upper halves of a list of keys: what at least k of them reach.
+DEVICE u32 kth_upper(const u64* list, u32 held, u32 k) {
+  bool all;
+  return kth<u32>(
+      k,
+      [&](u32 with) {
+        u32 n = 0;
+        for (u32 i = lane_id(); i < held; i += 32) n += (u32)(list[i] >> 32) >= with;
+        return n;
+      },
+      all);
+}

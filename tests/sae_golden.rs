@@ -234,19 +234,27 @@ fn check_losses(losses: &Losses, golden: &Golden, tolerance: f64) {
     }
 }
 
-fn check<D: SaeOps>(device: &D, golden: &Golden, tolerance: f64) {
-    let mut trainer = trainer(device, golden);
+/// Weights stay as the file has them.
+const STILL: StepSettings = StepSettings {
+    lr: 0.0,
+    sparsity: 1.0,
+    k: None,
+};
+
+/// The activations of the file, and how many they are.
+fn activations<D: SaeOps>(device: &D, golden: &Golden) -> (D::Buf, usize) {
     let x: Vec<D::Real> = reals(&golden.f64("x"));
     let tokens = x.len() / golden.dims().d_in;
+    (device.upload(&x).unwrap(), tokens)
+}
+
+fn check<D: SaeOps>(device: &D, golden: &Golden, tolerance: f64) {
+    let mut trainer = trainer(device, golden);
+    let (x, tokens) = activations(device, golden);
     let batch = Batch {
-        x: &device.upload(&x).unwrap(),
+        x: &x,
         target: None,
         tokens,
-    };
-    let settings = StepSettings {
-        lr: 0.0,
-        sparsity: 1.0,
-        k: None,
     };
     let within = |what: &str, error: f64| {
         let name = &golden.name;
@@ -256,7 +264,7 @@ fn check<D: SaeOps>(device: &D, golden: &Golden, tolerance: f64) {
         );
     };
     for micro in [tokens, tokens.div_ceil(3)] {
-        let losses = trainer.gradients(device, &batch, micro, &settings).unwrap();
+        let losses = trainer.gradients(device, &batch, micro, &STILL).unwrap();
         check_losses(&losses, golden, tolerance);
         for (name, grad) in trainer.grads().each() {
             let expected = golden.param("grad", name);
@@ -349,21 +357,13 @@ fn close_to<D: SaeOps>(device: &D, golden: &Golden, [most, of_loss]: [f64; 2]) {
         scale.bytes = Cow::Owned(1024f64.to_le_bytes().into());
     }
     trainer.load_state(device, &state).unwrap();
-    let x: Vec<D::Real> = reals(&golden.f64("x"));
-    let tokens = x.len() / golden.dims().d_in;
+    let (x, tokens) = activations(device, golden);
     let batch = Batch {
-        x: &device.upload(&x).unwrap(),
+        x: &x,
         target: None,
         tokens,
     };
-    let settings = StepSettings {
-        lr: 0.0,
-        sparsity: 1.0,
-        k: None,
-    };
-    let losses = trainer
-        .gradients(device, &batch, tokens, &settings)
-        .unwrap();
+    let losses = trainer.gradients(device, &batch, tokens, &STILL).unwrap();
     let within = |what: &str, error: f64, most: f64| {
         assert!(error <= most, "{}: {what}: {error:e}", golden.name);
     };

@@ -23,6 +23,21 @@ const THREAD: u64 = 2 << 20;
 /// Measured: one byte in this many is lost between blocks of memory.
 const LOST: u64 = 8;
 
+/// MiB that hold `bytes`.
+pub(super) fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+/// Parts of an estimate in MiB, the largest first.
+pub(super) fn in_words(parts: &BTreeMap<String, u64>) -> String {
+    let mut parts: Vec<_> = parts.iter().collect();
+    parts.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
+    let words = parts
+        .iter()
+        .map(|(name, bytes)| format!("{name} {}", mib(**bytes)));
+    words.collect::<Vec<_>>().join(", ")
+}
+
 /// The parts of the estimate.
 pub struct Estimate {
     /// Bytes by name.
@@ -153,17 +168,10 @@ impl Estimate {
         if self.bytes() <= allowed {
             return Ok(());
         }
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        let mut parts: Vec<_> = self.parts.iter().collect();
-        parts.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
-        let parts: Vec<String> = parts
-            .iter()
-            .map(|(name, bytes)| format!("{name} {}", mib(**bytes)))
-            .collect();
         let message = format!(
             "the run needs about {} MiB ({}) and {whose} {} MiB",
             mib(self.bytes()),
-            parts.join(", "),
+            in_words(&self.parts),
             mib(allowed)
         );
         Err(Error::new(Code::MemoryEstimate, "memory", message).hint(

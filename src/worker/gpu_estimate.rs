@@ -1,6 +1,6 @@
 //! Bytes of a GPU's memory that a run will need, where it computes on one.
 
-use super::estimate::{Need, rows_to_measure};
+use super::estimate::{Need, in_words, mib, rows_to_measure};
 use crate::domain::{Amp, Code, Error, Result};
 use crate::protocol::GpuEstimate;
 use crate::sae::{SaeSpec, spec::Variant};
@@ -64,17 +64,10 @@ pub fn check(estimate: &GpuEstimate) -> Result<()> {
     if estimate.bytes <= estimate.available {
         return Ok(());
     }
-    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let mut parts: Vec<_> = estimate.parts.iter().collect();
-    parts.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
-    let parts: Vec<String> = parts
-        .iter()
-        .map(|(name, bytes)| format!("{name} {}", mib(**bytes)))
-        .collect();
     let message = format!(
         "the run needs about {} MiB of the GPU's memory ({}), of which {} MiB are free",
         mib(estimate.bytes),
-        parts.join(", "),
+        in_words(&estimate.parts),
         estimate.available >> 20
     );
     Err(Error::new(Code::MemoryEstimate, "gpu", message).hint(

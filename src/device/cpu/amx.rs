@@ -55,11 +55,13 @@ impl Tiles {
     /// groups each.
     ///
     /// # Panics
-    /// Where they are not equally many whole steps.
+    /// Where they are not equally many whole steps, one at least.
     #[inline]
     pub fn multiply(&self, w: [&[u16]; 2], x: [&[u16]; 2], sums: &mut Block, first: bool) {
         let len = w[0].len();
-        assert!(len.is_multiple_of(TILE) && [w[1], x[0], x[1]].map(<[u16]>::len) == [len; 3]);
+        assert!(
+            len > 0 && len.is_multiple_of(TILE) && [w[1], x[0], x[1]].map(<[u16]>::len) == [len; 3]
+        );
         #[cfg(target_arch = "x86_64")]
         if self.amx {
             // SAFETY: `new` has set the tiles up; all four have `len / TILE` steps.
@@ -195,12 +197,6 @@ mod x86 {
         sums: &mut Block,
         first: bool,
     ) {
-        if steps == 0 {
-            if first {
-                *sums = bytemuck::Zeroable::zeroed();
-            }
-            return;
-        }
         // SAFETY: a tile of sums has 16 rows 128 bytes apart; of factors 16 rows of 64 bytes, one
         // after the other, of as many steps as the caller promises.
         unsafe {

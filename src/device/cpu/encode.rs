@@ -29,15 +29,17 @@ pub fn encode(
     product: &Encode<'_, Vec<f32>>,
     picks: &mut [Pick<'_, Cpu>],
 ) -> Result<()> {
-    let all = picks.len();
-    let mut rest = Vec::with_capacity(all);
+    // Without a selection the product alone is asked for.
+    if picks.is_empty() {
+        return by_tiles(pool, product, &mut []);
+    }
+    let mut rest = Vec::with_capacity(picks.len());
     for pick in picks {
         if !sieve::encode(pool, product, pick)? {
             rest.push(pick);
         }
     }
-    // Without a selection the product alone is asked for.
-    match rest.len() < all && rest.is_empty() {
+    match rest.is_empty() {
         true => Ok(()),
         false => by_tiles(pool, product, &mut rest),
     }

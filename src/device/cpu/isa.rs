@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-/// An instruction set. Results of all but [`Isa::Portable`] have the same bits;
-/// its own of [`Isa::Portable`] differ by rounding where the machine has no fused
-/// multiply-add.
+/// An instruction set. All have the same results to the bit but [`Isa::Portable`], whose differ by
+/// rounding where the machine has no fused multiply-add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
     /// AMX with bf16 tiles, which the process may use, and all of [`Isa::Avx512`].

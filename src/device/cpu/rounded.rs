@@ -14,7 +14,7 @@ use crate::domain::Result;
 
 /// Steps of k after which the next block is formed, so that the factors of 32 latents stay in L1.
 pub const CHUNK: usize = 8;
-/// About ‖w̃‖/‖w‖ of most rows: bf16 rounds by 2⁻⁹ at most, uniformly. Others reach further.
+/// About ‖w̃‖/‖w‖ of most rows: bf16 rounds a number by 2⁻⁸ of it at most. Others reach further.
 const TYPICAL: f32 = 1.0 / 600.0;
 
 /// Steps of rows of length `d`.
@@ -29,7 +29,7 @@ pub fn chunks(steps: usize) -> impl Iterator<Item = (usize, usize)> {
         .map(move |first| (first, CHUNK.min(steps - first)))
 }
 
-/// The length of a row, from below and from above, and that of what rounding took from it.
+/// The length of a row, and that of what rounding took from it: both from above.
 #[derive(Clone, Copy)]
 struct Lengths {
     whole: f32,

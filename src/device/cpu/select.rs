@@ -181,14 +181,20 @@ for_each_isa! {
     /// Moves the entries of an order above `least` to the front, and the first `ties` of
     /// those equal to it.
     fn keep<L>(entries: &mut [Entry], orders: &[i32], least: i32, ties: usize) {
-        let (mut kept, mut ties) = (0, ties as u32);
-        let orders = &orders[..entries.len()];
-        for (from, &order) in orders.iter().enumerate() {
-            entries[kept] = entries[from];
-            let tie = u32::from(order == least) & u32::from(ties > 0);
-            ties -= tie;
-            kept += (u32::from(order > least) | tie) as usize;
-        }
+        keep_from(entries, orders, least, ties);
+    }
+}
+
+/// As `keep`, of anything that has an order.
+#[inline(always)]
+pub fn keep_from<T: Copy>(items: &mut [T], orders: &[i32], least: i32, ties: usize) {
+    let (mut kept, mut ties) = (0, ties as u32);
+    let orders = &orders[..items.len()];
+    for (from, &order) in orders.iter().enumerate() {
+        items[kept] = items[from];
+        let tie = u32::from(order == least) & u32::from(ties > 0);
+        ties -= tie;
+        kept += (u32::from(order > least) | tie) as usize;
     }
 }
 
@@ -245,6 +251,19 @@ fn reaching(orders: &[i32], from: i32) -> usize {
         .sum::<u32>() as usize
 }
 
+/// Appends `item` where there is memory for it, and says whether there was.
+#[inline]
+pub fn try_push<T>(items: &mut Vec<T>, item: T) -> bool {
+    if items.len() == items.capacity() {
+        let more = (items.len() / 2).max(256);
+        if items.try_reserve_exact(more).is_err() {
+            return false;
+        }
+    }
+    items.push(item);
+    true
+}
+
 /// An edge whose token is a row of a row panel.
 #[derive(Clone, Copy)]
 pub struct ListEdge {
@@ -267,15 +286,8 @@ impl List {
     /// Takes an edge.
     #[inline]
     pub fn push(&mut self, row: usize, entry: Entry) {
-        if self.edges.len() == self.edges.capacity() {
-            let more = (self.edges.len() / 2).max(256);
-            if self.edges.try_reserve_exact(more).is_err() {
-                self.lost = true;
-                return;
-            }
-        }
         let row = row as u32;
-        self.edges.push(ListEdge { row, entry });
+        self.lost |= !try_push(&mut self.edges, ListEdge { row, entry });
     }
 
     /// Number of edges of each row.

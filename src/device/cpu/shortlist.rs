@@ -5,7 +5,7 @@ use super::amx::BLOCK;
 use super::exact;
 use super::isa::Isa;
 use super::memory::Scratch;
-use super::select::{key_of, kth_largest, order};
+use super::select::{keep_from, key_of, kth_largest, order};
 use super::sieve::List;
 use super::simd::LANES;
 use crate::device::sae::Encode;
@@ -175,15 +175,9 @@ impl Shortlist {
         for (order, one) in orders.iter_mut().zip(&*candidates) {
             *order = one.orders(scale)[0];
         }
-        let (least, mut ties) = kth_largest(exact.isa, orders, k);
-        let mut kept = 0;
-        for from in 0..candidates.len() {
-            candidates[kept] = candidates[from];
-            let tie = orders[from] == least && ties > 0;
-            ties -= usize::from(tie);
-            kept += usize::from(orders[from] > least || tie);
-        }
-        self.len[token] = kept;
+        let (least, ties) = kth_largest(exact.isa, orders, k);
+        keep_from(candidates, orders, least, ties);
+        self.len[token] = k;
         self.bounds[token] = key_of(least);
     }
 

@@ -102,7 +102,7 @@ fn topk(
     let width = (STRETCH / product.d_in).max(1).next_multiple_of(BLOCK);
     for first in (0..d_sae).step_by(width) {
         let stretch = Stretch::round(pool, product, scale, first, width.min(d_sae - first))?;
-        stretch.run(pool, &tokens, &exact, &mut lists);
+        stretch.run(pool, &tokens, &exact, &mut lists)?;
     }
     codes.reset(d_sae, (0..tokens.count).map(|_| k))?;
     let (latent, pre) = (Parts::new(&mut codes.latent), Parts::new(&mut codes.pre));
@@ -212,20 +212,29 @@ impl Stretch {
     }
 
     /// All blocks of it.
-    fn run<L: List>(&self, pool: &Pool, tokens: &Tokens<'_>, exact: &Exact<'_>, lists: &mut [L]) {
+    fn run<L: List>(
+        &self,
+        pool: &Pool,
+        tokens: &Tokens<'_>,
+        exact: &Exact<'_>,
+        lists: &mut [L],
+    ) -> Result<()> {
         let blocks = (TASK / (BLOCK * tokens.d))
             .min(tokens.blocks().div_ceil(2 * pool.threads()))
             .max(1);
         let tiles: &[u16] = bytemuck::cast_slice(&self.tiles);
         let group = self.steps * TILE;
+        let mut sums = Scratch::try_take(tokens.blocks() * BLOCK * BLOCK)?;
+        let sums = Parts::new(Block::slice(&mut sums));
         let lists = Parts::new(lists);
         pool.run(tokens.blocks().div_ceil(blocks), |task| {
             let unit = Tiles::new(pool.isa());
             let blocks = task * blocks..tokens.blocks().min((task + 1) * blocks);
             // SAFETY: each block of tokens belongs to one task.
-            let lists = unsafe { lists.part(blocks.start, blocks.len()) };
-            let mut sums = Scratch::take(blocks.len() * BLOCK * BLOCK);
-            let sums = Block::slice(&mut sums);
+            let (lists, sums) = unsafe {
+                let lists = lists.part(blocks.start, blocks.len());
+                (lists, sums.part(blocks.start, blocks.len()))
+            };
             for (panel, w) in self.panels.iter().zip(tiles.chunks_exact(2 * group)) {
                 for chunk @ (first, len) in rounded::chunks(self.steps) {
                     let part = |half: usize| &w[half * group + first * TILE..][..len * TILE];
@@ -240,6 +249,7 @@ impl Stretch {
                 }
             }
         });
+        Ok(())
     }
 }
 

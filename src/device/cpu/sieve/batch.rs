@@ -6,7 +6,8 @@ use super::super::filter::{Filter, Panel};
 use super::super::memory::{Parts, Scratch};
 use super::super::out_of_memory;
 use super::super::pool::Pool;
-use super::super::select::{Entry, List as Edges, key_of, kth_largest};
+use super::super::rounded::Tokens;
+use super::super::select::{Entry, List as Edges, key_of, kth_largest, try_push};
 use super::super::shortlist::{Candidate, Exact};
 use super::super::tile::MR;
 use super::{List, STRETCH, Stretch, lists, tokens};
@@ -34,14 +35,7 @@ impl List for Open {
     }
 
     fn push(&mut self, at: usize, candidate: Candidate, _: &Exact<'_>, _: &[f32]) {
-        if self.candidates.len() == self.candidates.capacity() {
-            let more = (self.candidates.len() / 2).max(256);
-            if self.candidates.try_reserve_exact(more).is_err() {
-                self.lost = true;
-                return;
-            }
-        }
-        self.candidates.push((at, candidate));
+        self.lost |= !try_push(&mut self.candidates, (at, candidate));
     }
 }
 
@@ -74,7 +68,7 @@ pub fn topk(
         let width = most.min((2 * first).max(FIRST)).max(1);
         let width = width.next_multiple_of(BLOCK).min(d_sae - first);
         let stretch = Stretch::round(pool, product, scale, first, width)?;
-        stretch.run(pool, &tokens, &exact, &mut lists);
+        stretch.run(pool, &tokens, &exact, &mut lists)?;
         drop_hopeless(pool, &mut lists, total, scale)?;
         first += width;
     }
@@ -83,12 +77,7 @@ pub fn topk(
         .try_reserve_exact(tokens.count.div_ceil(MR))
         .map_err(|_| out_of_memory(tokens.count))?;
     panels.resize_with(tokens.count.div_ceil(MR), || Panel::List(Edges::default()));
-    settle(
-        pool,
-        &mut lists,
-        |block, at| tokens.row(block * BLOCK + at),
-        &exact,
-    );
+    settle(pool, &tokens, &exact, &mut lists);
     for (block, list) in lists.into_iter().enumerate() {
         for (at, one) in list.candidates {
             let token = block * BLOCK + at;
@@ -107,12 +96,7 @@ pub fn topk(
 }
 
 /// Makes all candidates exact, sorted by token; those whose key is not positive go.
-fn settle<'a>(
-    pool: &Pool,
-    lists: &mut [Open],
-    row: impl Fn(usize, usize) -> &'a [f32] + Sync,
-    exact: &Exact<'_>,
-) {
+fn settle(pool: &Pool, tokens: &Tokens<'_>, exact: &Exact<'_>, lists: &mut [Open]) {
     let count = lists.len();
     let lists = Parts::new(lists);
     pool.run(count, |block| {
@@ -125,7 +109,7 @@ fn settle<'a>(
         for token in list.candidates.chunk_by(|a, b| a.0 == b.0) {
             let part;
             (part, rest) = rest.split_at_mut(token.len());
-            exact.settle(row(block, token[0].0), part, rest);
+            exact.settle(tokens.row(block * BLOCK + token[0].0), part, rest);
         }
         for ((_, one), settled) in list.candidates.iter_mut().zip(settled) {
             *one = settled;
