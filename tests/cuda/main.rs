@@ -22,3 +22,5 @@ mod planted_filter;
 mod planted_halves;
 mod profile;
 mod start;
+mod traffic;
+mod traffic_model;

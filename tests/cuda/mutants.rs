@@ -2,6 +2,7 @@
 //! minutes, so it waits for `BACKPROPD_FULL=1`.
 
 use super::cuda_double::build::{Sanitizer, Variant, build};
+use super::planted::Mutant;
 use super::{planted, planted_dense, planted_filter, planted_halves};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -38,13 +39,13 @@ const TESTS: [&str; 24] = [
     "operations::the_encoder",
 ];
 
-/// Tests in a process with other stand-ins, up to the first that fails, of which the output is.
+/// Tests in a process with other stand-ins, up to the first that fails: which it is, and its output.
 fn failing(
-    tests: &[&str],
+    tests: &[&'static str],
     folder: &Path,
     before: &[&str],
     variables: &[(&str, &str)],
-) -> Option<Output> {
+) -> Option<(&'static str, Output)> {
     let own = std::env::current_exe().unwrap();
     tests.iter().find_map(|test| {
         let mut command = match before {
@@ -60,8 +61,21 @@ fn failing(
             .env("CUDA_DOUBLE_FOLDER", folder)
             .env_remove("BACKPROPD_FULL");
         let output = command.envs(variables.iter().copied()).output().unwrap();
-        (!output.status.success()).then_some(output)
+        (!output.status.success()).then_some((*test, output))
     })
+}
+
+/// The tests, those first that have the name of this file or have seen bugs in it, the last first.
+fn ordered(file: &str, seen: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let stem = file.split('.').next().unwrap();
+    let rank = |test: &str| {
+        let before = seen.iter().rposition(|(f, t)| (*f, *t) == (file, test));
+        let named = test.split("::").next() == Some(stem);
+        std::cmp::Reverse((before, named))
+    };
+    let mut tests = TESTS.to_vec();
+    tests.sort_by_key(|test| rank(test));
+    tests
 }
 
 fn copy_kernels(to: &Path) {
@@ -69,6 +83,30 @@ fn copy_kernels(to: &Path) {
         let path = entry.unwrap().path();
         std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
     }
+}
+
+/// All bugs, those of a file together.
+fn planted() -> Vec<Mutant> {
+    let mut all = [
+        planted::MUTANTS,
+        planted_dense::MUTANTS,
+        planted_filter::MUTANTS,
+        planted_halves::MUTANTS,
+    ]
+    .concat();
+    all.sort_by_key(|(_, file, ..)| *file);
+    all
+}
+
+/// What is no longer said cannot be planted: a kernel was changed, and its bugs were not.
+#[test]
+fn every_bug_can_be_planted() {
+    let mut stale = planted();
+    stale.retain(|(_, file, old, _)| {
+        let text = std::fs::read_to_string(Variant::default().kernels.join(file));
+        !text.is_ok_and(|text| text.contains(old))
+    });
+    assert!(stale.is_empty(), "{stale:#?}");
 }
 
 #[test]
@@ -80,17 +118,10 @@ fn every_planted_bug_is_seen() {
         return;
     };
     assert!(failing(&TESTS, &whole, &[], &[]).is_none());
-    let mut missed = Vec::new();
+    let (mut missed, mut seen) = (Vec::new(), Vec::new());
     // One of its words picks some, while a kernel is worked on.
     let word = std::env::var("BACKPROPD_PLANTED").unwrap_or_default();
-    let all = [
-        planted::MUTANTS,
-        planted_dense::MUTANTS,
-        planted_filter::MUTANTS,
-        planted_halves::MUTANTS,
-    ]
-    .concat();
-    for (what, file, old, new) in all
+    for (what, file, old, new) in planted()
         .into_iter()
         .filter(|(what, file, ..)| format!("{file} {what}").contains(&word))
     {
@@ -98,14 +129,17 @@ fn every_planted_bug_is_seen() {
         copy_kernels(folder.path());
         let path = folder.path().join(file);
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains(old), "{file} no longer says {old:?}");
         std::fs::write(&path, text.replacen(old, new, 1)).unwrap();
         let variant = Variant {
             kernels: folder.path().to_owned(),
             ..Variant::default()
         };
-        if failing(&TESTS, &build(&variant).unwrap(), &[], &[]).is_none() {
-            println!("{what}: not seen");
+        let built = build(&variant).unwrap();
+        if let Some((test, _)) = failing(&ordered(file, &seen), &built, &[], &[]) {
+            println!("{file}: {what}: seen by {test}");
+            seen.push((file, test));
+        } else {
+            println!("{file}: {what}: NOT SEEN");
             missed.push(what);
         }
     }
@@ -153,7 +187,7 @@ fn no_kernel_leaves_its_memory() {
         ("ASAN_OPTIONS", "detect_leaks=0"),
     ];
     let output = failing(&TESTS[..21], &folder, &[], &variables);
-    assert!(output.is_none(), "{}", said(&output.unwrap()));
+    assert!(output.is_none(), "{}", said(&output.unwrap().1));
 }
 
 fn said(output: &Output) -> String {
@@ -176,7 +210,7 @@ fn races(kernels: Option<&Path>) -> Option<String> {
     ];
     // It wants its addresses where they always are.
     let output = failing(&TESTS[..7], &folder, &["setarch", "-R"], &variables);
-    Some(output.as_ref().map_or_else(String::new, said))
+    Some(output.map_or_else(String::new, |(_, output)| said(&output)))
 }
 
 #[test]

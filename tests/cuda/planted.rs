@@ -439,7 +439,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     (
         "the last bit of a key is not looked at",
-        "stream.cu",
+        "rank.cuh",
         "bit >= 0 && !all",
         "bit > 0 && !all",
     ),

@@ -78,6 +78,7 @@ void barrier_wait(u64* barrier, u32 parity) {
 void copy_bulk(void* to, const void* from, u32 bytes, u64* barrier) {
   if ((uintptr_t(to) | uintptr_t(from) | bytes) % 16) fail("a bulk copy off its alignment");
   if (!is_shared(to, bytes)) fail("a bulk copy outside shared memory");
+  traffic::copied(from, bytes);
   // Who reads before the barrier turns reads NaN.
   watch_accesses(false);
   memset(to, 0xff, bytes);

@@ -14,6 +14,8 @@ pub enum Sanitizer {
     Address,
     /// Accesses that no barrier orders.
     Thread,
+    /// What kernels move and multiply, which is counted: see `traffic.h`.
+    Traffic,
 }
 
 /// A way to build.
@@ -36,6 +38,12 @@ impl Default for Variant {
 
 fn compiler() -> std::ffi::OsString {
     std::env::var_os("CXX").unwrap_or_else(|| "c++".into())
+}
+
+/// Whether the compiler is GCC: what a kernel's accesses are is up to the compiler.
+pub fn is_gcc() -> bool {
+    let version = Command::new(compiler()).arg("--version").output();
+    version.is_ok_and(|v| String::from_utf8_lossy(&v.stdout).contains("Free Software Foundation"))
 }
 
 /// Past the capture of tests: it is to be seen.
@@ -128,7 +136,7 @@ fn update(hash: &mut blake3::Hasher, path: &Path) {
 
 fn flags_of(sanitizer: Sanitizer) -> &'static [&'static str] {
     match sanitizer {
-        Sanitizer::None => &[],
+        Sanitizer::None | Sanitizer::Traffic => &[],
         Sanitizer::Address => &["-fsanitize=address", "-g"],
         Sanitizer::Thread => &["-fsanitize=thread", "-g"],
     }
@@ -158,7 +166,12 @@ fn object(folder: &Path, unit: &Path, variant: &Variant, seed: &blake3::Hasher) 
     match variant.sanitizer {
         // The scheduler itself is what the race detector is told by.
         Sanitizer::Thread if !kernel => flags.extend(["-g", "-DWATCH_RACES"]),
+        Sanitizer::Traffic => flags.push("-DCOUNT_TRAFFIC"),
         sanitizer => flags.extend(flags_of(sanitizer)),
+    }
+    // What moves as one is to be seen as one.
+    if kernel && variant.sanitizer == Sanitizer::Traffic {
+        flags.extend(["-O1", "-fsanitize=thread", "-fno-tree-sra"]);
     }
     let mut hash = seed.clone();
     hash.update(flags.join(" ").as_bytes());

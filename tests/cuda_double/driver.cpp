@@ -13,6 +13,7 @@
 #include "image.h"
 #include "machine.h"
 #include "streams.h"
+#include "traffic.h"
 
 using double_::Address;
 using double_::Device;
@@ -384,7 +385,9 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
   launch.arguments = arguments;
   launch.schedule = uint32_t(current->number("schedule", 0));
   launch.workers = uint32_t(current->number("workers", 1));
+  traffic::begin_launch(*current, f.name, *f.kernel, arguments);
   std::string error = emulator::run(*f.kernel, launch);
+  traffic::end_launch();
   if (!error.empty()) break_down(current, f.name, error, double_::LAUNCH_FAILED);
   error = current->overrun();
   if (!error.empty()) break_down(current, f.name, error, double_::ILLEGAL_ADDRESS);

@@ -11,6 +11,8 @@
 #include <memory>
 #include <thread>
 
+#include "traffic.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
@@ -149,6 +151,7 @@ void run_block(uint32_t schedule) {
   sm->at_barrier = 0;
   sm->alive = sm->count;
   sm->bulk.clear();
+  traffic::begin_block();
   give(&sm->started);
   const Index size = sm->place.threads;
   for (uint32_t i = 0; i < sm->count; ++i) {

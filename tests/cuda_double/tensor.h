@@ -3,12 +3,14 @@
 // factors only at the wait.
 #pragma once
 #include "emulator.h"
+#include "traffic.h"
 
 inline void copy_async(void* to, const void* from, u32 bytes) {
   auto& me = emulator::self();
   if (!emulator::is_shared(to, 16)) emulator::fail("an asynchronous copy outside shared memory");
   if ((uintptr_t(to) | uintptr_t(from)) % 16) emulator::fail("an asynchronous copy off its alignment");
   if (bytes > 16) emulator::fail("an asynchronous copy of more than 16 bytes");
+  traffic::copied(from, bytes);
   // Who reads before the wait reads NaN.
   memset(to, 0xff, 16);
   me.copies.push_back({to, from, bytes});
@@ -69,6 +71,7 @@ inline float wide_f16(u16 half) {
   return half >> 15 ? -size : size;
 }
 template <Wide wide> void multiply_matrices(void* const* lanes, u32) {
+  traffic::multiplied(16 * 8 * 16);
   float a[16][16], b[16][8];
   for (u32 l = 0; l < 32; ++l) {
     const auto* p = static_cast<Product*>(lanes[l]);
@@ -168,6 +171,7 @@ inline void swizzled_row(float (&out)[16], const u16* tile, u32 r, u32 part, Wid
   }
 }
 inline void multiply_now(const Thread::Product& p, u32 thread) {
+  traffic::multiplied(64 * 256 * 16 / 128);
   float a[2][16], b[16];
   for (u32 h = 0; h < 2; ++h)
     swizzled_row(a[h], p.a, thread / 32 * 16 + thread % 32 / 4 + h * 8, p.part, p.wide);
