@@ -8,6 +8,7 @@
 #ifdef EMULATED
 #include "emulator.h"
 #else
+typedef unsigned char u8;
 typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned long long u64;

@@ -1,5 +1,6 @@
 // The language model's forward, but for its products: embeddings, norms, rotary positions,
 // attention, nonlinearities and losses.
+#include "coded.cuh"
 #include "common.cuh"
 #include "tensor.cuh"
 
@@ -24,17 +25,17 @@ DEVICE float warp_max(float v) {
 }
 }  // namespace
 
-// out[r] = table[ids[r]] * scale + positions[at[r]]. A block is a row. The table is in f32, or
-// `coded` has it in bf16.
+// out[r] = table[ids[r]] * scale + positions[at[r]]. A block is a row. The table is in f32, or in
+// codes where these are there.
 KERNEL(embed, 256)
-(const float* __restrict__ table, const u16* __restrict__ coded,
+(const float* __restrict__ table, const u8* __restrict__ codes, const float* __restrict__ scales,
  const float* __restrict__ positions, const u32* __restrict__ ids, const u32* __restrict__ at,
- float* __restrict__ out, float scale, u32 d) {
+ float* __restrict__ out, float scale, u32 d, u32 kind, u32 group) {
   const u32 r = blockIdx.x;
+  const Coded coded = {codes, scales, kind, group, d};
   for (u32 c = threadIdx.x; c < d; c += blockDim.x) {
     const float added = positions ? positions[(u64)at[r] * d + c] : 0.0f;
-    const u64 i = (u64)ids[r] * d + c;
-    const float token = coded ? __uint_as_float((u32)coded[i] << 16) : table[i];
+    const float token = codes ? coded.at(ids[r], c) : table[(u64)ids[r] * d + c];
     out[(u64)r * d + c] = token * scale + added;
   }
 }

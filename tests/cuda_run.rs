@@ -364,6 +364,8 @@ fn the_estimate_of_the_gpus_memory_stands_against_its_measured_peak() {
             "model",
             &["activations.lm_batch=64", "activations.window_batches=16"],
         ),
+        ("int8", &["model.precision=int8"]),
+        ("f16", &["model.precision=f16"]),
     ] {
         let fixture = Fixture::new(3);
         let set: Vec<&str> = settings.iter().flat_map(|s| ["--set", s]).collect();
@@ -374,6 +376,7 @@ fn the_estimate_of_the_gpus_memory_stands_against_its_measured_peak() {
         let estimate = &common::of_kind(&all, "estimate")[0]["gpu"];
         let peak = all.last().unwrap()["peak_gpu_memory"].as_f64().unwrap();
         let share = estimate["bytes"].as_f64().unwrap() / peak;
+        println!("{what}: {share:.2} of {peak}");
         assert!(
             SHARE.contains(&share),
             "{what}: {share:.2} of {peak}: {estimate}"

@@ -28,6 +28,18 @@ enum Codes {
     Int4(Vec<u8>, Vec<f32>),
 }
 
+/// What a matrix is held in, for devices that decode by themselves.
+pub enum Bits<'a> {
+    /// [n, k].
+    Bf16(&'a [u16]),
+    /// [n, k].
+    F16(&'a [u16]),
+    /// Two's complement [n, k], and the scales of each row's groups.
+    Int8(&'a [u8], &'a [f32]),
+    /// Two codes a byte, less 8, the lower half first, rows of ⌈k/2⌉ bytes; and the scales.
+    Int4(&'a [u8], &'a [f32]),
+}
+
 /// Room for `len` values, or `out-of-memory`.
 fn room<T>(len: usize) -> Result<Vec<T>> {
     let mut room = Vec::new();
@@ -135,12 +147,19 @@ impl Coded {
         }
     }
 
-    /// The bits of all weights [n, k], where they are bf16.
-    pub fn bf16_bits(&self) -> Option<&[u16]> {
+    /// The bits of all weights [n, k], as they lie.
+    pub fn bits(&self) -> Bits<'_> {
         match &self.codes {
-            Codes::Bf16(codes) => Some(codes.reinterpret_cast()),
-            _ => None,
+            Codes::Bf16(codes) => Bits::Bf16(codes.reinterpret_cast()),
+            Codes::F16(codes) => Bits::F16(codes.reinterpret_cast()),
+            Codes::Int8(codes, scales) => Bits::Int8(bytemuck::cast_slice(codes), scales),
+            Codes::Int4(codes, scales) => Bits::Int4(codes, scales),
         }
+    }
+
+    /// Columns of a row that share a scale; a whole row where there are none.
+    pub fn group(&self) -> usize {
+        self.group
     }
 
     /// `out` = the columns from `start` on of `row`, as many as `out` has. `start` is a

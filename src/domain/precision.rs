@@ -57,6 +57,12 @@ impl Precision {
         }
     }
 
+    /// Whether a GPU multiplies out of bf16, on tensor cores: decoded weights, and what they are
+    /// multiplied with, are rounded to 8 bits of significand. Otherwise products are in f32.
+    pub fn rounds_factors(self) -> bool {
+        !matches!(self, Self::F32 | Self::F16)
+    }
+
     /// Bytes that `weights` weights take, scales included, where rows are whole groups.
     pub fn bytes(self, weights: u128) -> u128 {
         let codes = match self {

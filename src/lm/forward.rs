@@ -128,7 +128,7 @@ impl<D: LmOps> Lm<D> {
             tokens,
             hooks,
             last,
-            rounded: self.precision == Precision::Bf16,
+            rounded: self.precision.rounds_factors(),
         };
         let result = pass.run(&self.weights, &mut memory, at, end);
         self.memory = Some(memory);
@@ -265,7 +265,7 @@ struct Pass<'a, D: LmOps> {
     hooks: &'a [HookPoint],
     /// After this one nothing more is computed.
     last: Option<HookPoint>,
-    /// Whether the model is held in bf16, and attention may be computed from such values.
+    /// Whether attention may be computed from values in bf16.
     rounded: bool,
 }
 

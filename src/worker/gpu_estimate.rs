@@ -1,7 +1,8 @@
 //! Bytes of a GPU's memory that a run will need, where it computes on one.
 
 use super::estimate::{Need, in_words, mib, rows_to_measure};
-use crate::domain::{Amp, Code, Error, Result};
+use crate::domain::{Amp, Code, Error, Precision, Result};
+use crate::lm::LmSpec;
 use crate::protocol::GpuEstimate;
 use crate::sae::{SaeSpec, spec::Variant};
 
@@ -19,6 +20,8 @@ pub const BATCHES: u64 = 2;
 const STRETCH: u64 = 32 << 20;
 /// Logits that are there at a time.
 const LOGITS: u64 = 64 << 20;
+/// Rows of the unembedding in one product.
+const HEAD: u64 = 4096;
 
 /// The estimate for `need`, with what is `free`.
 pub fn gpu_estimate(need: &Need<'_>, free: u64) -> GpuEstimate {
@@ -103,6 +106,29 @@ fn edges(sae: &SaeSpec, d: u64, batch: u64, micro: u64) -> (u64, u64) {
     (main, aux)
 }
 
+/// What the largest matrix takes that is decoded for a product: f16 to f32, integers to bf16 in
+/// whole tiles.
+fn decoded(lm: &LmSpec, precision: Precision) -> u64 {
+    let (d, attended) = (lm.d_model as u64, (lm.heads * lm.head_dim) as u64);
+    let up = if lm.gated { 2 } else { 1 } * lm.d_mlp as u64;
+    let bytes = |n: u64, k: u64| match precision {
+        Precision::F32 | Precision::Bf16 => 0,
+        Precision::F16 => n * k * REAL,
+        Precision::Int8 | Precision::Int4 => {
+            n.next_multiple_of(256) * k.next_multiple_of(64) * REAL / 2
+        }
+    };
+    let head = (lm.vocab as u64).min(HEAD);
+    let all = [
+        bytes(lm.qkv_width() as u64, d),
+        bytes(d, attended),
+        bytes(up, d),
+        bytes(d, lm.d_mlp as u64),
+        bytes(head, d),
+    ];
+    all.into_iter().max().unwrap_or(0)
+}
+
 /// What is taken and given back: the largest of a block of the language model, a step, and a
 /// measurement.
 fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64) -> u64 {
@@ -111,7 +137,8 @@ fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64) -> u64 {
     let contexts = config.activations.lm_batch as u64;
     let size = config.data.context_size as u64;
     let up = if lm.gated { 2 } else { 1 };
-    let mlp = |rows: u64| rows * (up + 1) * lm.d_mlp as u64 * REAL;
+    let decoded = decoded(lm, config.model.precision);
+    let mlp = |rows: u64| rows * (up + 1) * lm.d_mlp as u64 * REAL + decoded;
     let forward = mlp(contexts * size);
     // Pre-activations of a stretch, and the best; for tensor cores the factors in bf16, and what
     // passed a bound.
@@ -147,7 +174,7 @@ fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64) -> u64 {
     }
     // Weights as they are exported; what the model computes, to its end; rows on their way.
     let logits = (rows * lm.vocab as u64 * REAL).min(LOGITS);
-    let pass = mlp(rows).max(logits);
+    let pass = mlp(rows).max(logits + decoded);
     let rows_there = rows * d * (need.captured + 4) * REAL;
     let sites = config.model.hooks.len() as u64;
     let measures = sites * weights + rows_there + pass.max(encoder(rows, sae.k()));

@@ -4,7 +4,9 @@ use super::cuda_double::gpu;
 use super::device_suite::{coarse, down, fine, up};
 use backpropd::device::coded::Coded;
 use backpropd::device::cuda::Cuda;
-use backpropd::device::lm::{Activation, Head, Linear, LmOps, Mlp, NO_TARGET, Norm, NormKind};
+use backpropd::device::lm::{
+    Activation, Embed, Head, Linear, LmOps, Mlp, NO_TARGET, Norm, NormKind, Table,
+};
 use backpropd::device::reference::Reference;
 use backpropd::domain::Precision;
 
@@ -44,9 +46,38 @@ fn matrix<D: LmOps>(device: &D, n: usize, k: usize, seed: u32) -> D::Weight {
     device.pack_coded(coded).unwrap()
 }
 
-fn linear<D: LmOps>(device: &D, [m, n, k]: [usize; 3]) -> Vec<f64> {
+/// Codes of numbers that they hold, and that bf16 holds too: multiples of a power of two, which is
+/// another for each two groups that are neighbours, and in the first column of a group what makes it
+/// the group's scale.
+fn codes(n: usize, k: usize, precision: Precision, seed: u32) -> Coded {
+    let most = match precision {
+        Precision::Int4 => 7.0,
+        _ => 127.0,
+    };
+    let group = precision.group().unwrap_or(k);
+    let values = coarse(n * k, seed).into_iter().enumerate();
+    let values: Vec<f32> = values
+        .map(|(i, v)| {
+            let (row, column) = (i / k, i % k);
+            let first = column % group == 0;
+            let scale = 1 << ((row + column / group) % 3);
+            scale as f32 * if first { most / 4.0 } else { v as f32 }
+        })
+        .collect();
+    Coded::new(&values, k, precision).unwrap().unwrap()
+}
+
+const CODES: [Precision; 4] = [
+    Precision::Bf16,
+    Precision::F16,
+    Precision::Int8,
+    Precision::Int4,
+];
+
+fn linear<D: LmOps>(device: &D, [m, n, k]: [usize; 3], precision: Precision) -> Vec<f64> {
+    let weight = codes(n, k, precision, 1);
     let layer = Linear {
-        weight: matrix(device, n, k, 1),
+        weight: device.pack_coded(weight).unwrap(),
         bias: Some(up(device, &fine(n, 2))),
     };
     let x = up(device, &coarse(m * k, 3));
@@ -55,16 +86,60 @@ fn linear<D: LmOps>(device: &D, [m, n, k]: [usize; 3]) -> Vec<f64> {
     down(device, &out)
 }
 
+/// … whether rows are whole eights, groups or panels, or none of them.
 #[test]
-fn products_with_bf16_weights_are_exact_where_bf16_is() {
-    for shape in [[1, 1, 1], [5, 33, 70], [130, 129, 31], [129, 257, 96]] {
-        let expected = linear(&Reference::<f64>::new(), shape);
+fn products_of_codes_are_exact_where_bf16_is() {
+    let check = |shape, precision| {
+        let expected = linear(&Reference::<f64>::new(), shape, precision);
         for schedule in SCHEDULES {
             let Some(device) = scheduled(schedule) else {
                 return;
             };
-            let got = linear(&device, shape);
-            assert_close(&got, &expected, 1e-6, &format!("{shape:?}"));
+            let got = linear(&device, shape, precision);
+            assert_close(&got, &expected, 1e-6, &format!("{precision} {shape:?}"));
+        }
+    };
+    for precision in CODES {
+        for shape in [[1, 1, 1], [5, 33, 70], [3, 130, 136]] {
+            check(shape, precision);
+        }
+    }
+    for shape in [[130, 129, 31], [129, 257, 96]] {
+        check(shape, Precision::Bf16);
+    }
+}
+
+/// Rows of a table, scaled and with a position added, row after row in any order.
+fn embedded<D: LmOps>(device: &D, d: usize, precision: Precision) -> Vec<f64> {
+    let vocab = 19;
+    let values: Vec<f32> = fine(vocab * d, 5).iter().map(|v| *v as f32).collect();
+    let table = Coded::new(&values, d, precision).unwrap().unwrap();
+    let ids: Vec<u32> = (0..23).map(|r| r * 7 % 19).collect();
+    let at: Vec<u32> = (0..23).map(|r| r % 5).collect();
+    let positions = up(device, &fine(5 * d, 6));
+    let work = Embed {
+        table: &Table::Coded(device.hold_coded(table).unwrap()),
+        positions: Some(&positions),
+        scale: 3.0,
+        ids: &ids,
+        at: &at,
+        d_model: d,
+    };
+    let mut out = up(device, &vec![7.0; 23 * d]);
+    device.embed(&work, &mut out).unwrap();
+    down(device, &out)
+}
+
+#[test]
+fn an_embedding_in_codes_is_that_of_the_reference() {
+    for precision in CODES {
+        for d in [1, 37, 136] {
+            let expected = embedded(&Reference::<f64>::new(), d, precision);
+            let Some(device) = scheduled(77) else {
+                return;
+            };
+            let got = embedded(&device, d, precision);
+            assert_close(&got, &expected, 1e-6, &format!("{precision} {d}"));
         }
     }
 }

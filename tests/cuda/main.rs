@@ -17,6 +17,7 @@ mod lm;
 mod mutants;
 mod operations;
 mod planted;
+mod planted_codes;
 mod planted_dense;
 mod planted_filter;
 mod planted_halves;

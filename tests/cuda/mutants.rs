@@ -3,7 +3,7 @@
 
 use super::cuda_double::build::{Sanitizer, Variant, build};
 use super::planted::Mutant;
-use super::{planted, planted_dense, planted_filter, planted_halves};
+use super::{planted, planted_codes, planted_dense, planted_filter, planted_halves};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -12,7 +12,7 @@ fn full() -> bool {
 }
 
 /// The tests of operations, the quickest first.
-const TESTS: [&str; 24] = [
+const TESTS: [&str; 26] = [
     "operations::factors_are",
     "operations::nan_is",
     "dense::a_matrix_of_chosen",
@@ -28,6 +28,8 @@ const TESTS: [&str; 24] = [
     "operations::rows_are",
     "operations::the_largest",
     "operations::latents_of",
+    "lm::products_of",
+    "lm::an_embedding",
     "lm::a_norm",
     "lm::the_mlp",
     "attention::a_context",
@@ -89,6 +91,7 @@ fn copy_kernels(to: &Path) {
 fn planted() -> Vec<Mutant> {
     let mut all = [
         planted::MUTANTS,
+        planted_codes::MUTANTS,
         planted_dense::MUTANTS,
         planted_filter::MUTANTS,
         planted_halves::MUTANTS,
@@ -186,7 +189,7 @@ fn no_kernel_leaves_its_memory() {
         ("LD_PRELOAD", runtime.to_str().unwrap()),
         ("ASAN_OPTIONS", "detect_leaks=0"),
     ];
-    let output = failing(&TESTS[..21], &folder, &[], &variables);
+    let output = failing(&TESTS[..23], &folder, &[], &variables);
     assert!(output.is_none(), "{}", said(&output.unwrap().1));
 }
 

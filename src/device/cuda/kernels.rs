@@ -9,6 +9,10 @@ use crate::domain::Result;
 /// A file that kernels include.
 pub const HEADERS: &[Source] = &[
     Source {
+        name: "coded.cuh",
+        text: include_str!("../../../kernels/coded.cuh"),
+    },
+    Source {
         name: "common.cuh",
         text: include_str!("../../../kernels/common.cuh"),
     },
@@ -361,10 +365,18 @@ kernels! {
             kv_heads: u32, d: u32, window: u32,
         );
     }
+    "weights.cu" {
+        decode_to_bf16(
+            codes: In<'_, u8>, scales: Floats<'_>, out: Out<'_, u16>, rows: u32, k: u32,
+            whole: u32, padded: u32, panels: u32, kind: u32, group: u32,
+        );
+        widen_f16(codes: Halves<'_>, out: Out<'_, f32>, n: u64);
+    }
     "lm.cu" {
         embed(
-            table: Option<Floats<'_>>, coded: Option<In<'_, u16>>, positions: Option<Floats<'_>>,
-            ids: Ints<'_>, at: Ints<'_>, out: Out<'_, f32>, scale: f32, d: u32,
+            table: Option<Floats<'_>>, codes: Option<In<'_, u8>>, scales: Option<Floats<'_>>,
+            positions: Option<Floats<'_>>, ids: Ints<'_>, at: Ints<'_>, out: Out<'_, f32>,
+            scale: f32, d: u32, kind: u32, group: u32,
         );
         norm_rows(
             x: Floats<'_>, weight: Floats<'_>, bias: Option<Floats<'_>>, out: Out<'_, f32>,

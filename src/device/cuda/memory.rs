@@ -245,6 +245,13 @@ impl<T: bytemuck::Pod> Memory<T> {
     }
 }
 
+impl Memory<u8> {
+    /// All bytes, as numbers of two.
+    pub fn halves(&self) -> In<'_, u16> {
+        In(self.at, PhantomData)
+    }
+}
+
 impl Memory<f64> {
     /// The lower half of number `at`, for a kernel to count in.
     pub fn half(&mut self, at: usize) -> Out<'_, u32> {

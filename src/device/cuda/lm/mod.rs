@@ -1,6 +1,7 @@
 //! The language model's forward as kernel launches.
 
 mod attention;
+mod coded;
 mod product;
 
 use super::Cuda;
@@ -146,7 +147,7 @@ impl Cuda {
 
 impl LmOps for Cuda {
     type Weight = Matrix;
-    type CodedTable = Memory<u16>;
+    type CodedTable = coded::Held;
 
     fn pack(&self, w: &[f32], n: usize, k: usize) -> Result<Matrix> {
         Matrix::plain(self, w, n, k)
@@ -156,15 +157,17 @@ impl LmOps for Cuda {
         Matrix::coded(self, &w)
     }
 
-    fn hold_coded(&self, table: Coded) -> Result<Memory<u16>> {
-        Memory::of(&self.gpu, product::bits(&table)?)
+    fn hold_coded(&self, table: Coded) -> Result<coded::Held> {
+        coded::Held::new(self, &table)
     }
 
     fn embed(&self, work: &Embed<'_, Self>, out: &mut Buf) -> Result<()> {
         let (plain, coded) = match work.table {
             Table::Plain(table) => (Some(table.input(0, table.len())), None),
-            Table::Coded(table) => (None, Some(table.input(0, table.len()))),
+            Table::Coded(table) => (None, Some(table.arguments())),
         };
+        let coded = coded.as_ref();
+        let [kind, group] = coded.map_or([0; 2], |coded| [coded.kind, coded.group]);
         let (rows, d) = (work.ids.len(), work.d_model);
         let ids = Memory::of(&self.gpu, work.ids)?;
         let at = Memory::of(&self.gpu, &work.at[..rows])?;
@@ -172,7 +175,8 @@ impl LmOps for Cuda {
             &self.gpu,
             Shape::blocks(rows, 256),
             plain,
-            coded,
+            coded.map(|coded| coded.codes),
+            coded.map(|coded| coded.scales),
             work.positions
                 .map(|positions| positions.input(0, positions.len())),
             ids.input(0, rows),
@@ -180,6 +184,8 @@ impl LmOps for Cuda {
             out.output(rows * d),
             work.scale as f32,
             count(d),
+            kind,
+            group,
         )
     }
 

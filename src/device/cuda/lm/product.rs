@@ -1,7 +1,11 @@
-//! Weight matrices on the GPU and the products with them: in f32, or out of bf16 on tensor cores
-//! with f32 sums. The one place that knows how factors lie in memory.
+//! Weight matrices on the GPU and the products with them, in f32 or of factors in bf16 on tensor
+//! cores with f32 sums. The one place that knows how factors lie in memory.
+//!
+//! Codes are decoded just before each product, to memory that is given back behind it: numbers in
+//! f16 to f32, so that nothing of them is lost, and integers times their scales to bf16.
 
-use crate::device::coded::Coded;
+use super::coded;
+use crate::device::coded::{Bits, Coded};
 use crate::device::cuda::Cuda;
 use crate::device::cuda::halves::Half;
 use crate::device::cuda::launch::count;
@@ -21,10 +25,12 @@ pub struct Matrix {
 
 enum Held {
     F32(Memory<f32>),
-    /// Rows of a multiple of 8, with 0 behind them.
-    Bf16(Memory<u16>),
-    /// Panels for wgmma, with 0 behind the rows and below them.
-    Panels(Memory<u16>),
+    /// To be multiplied in f32.
+    F16(coded::Held),
+    /// With 0 behind the rows, and below them where there are panels.
+    Bf16(Layout, Memory<u16>),
+    /// To be multiplied in bf16.
+    Integers(Layout, coded::Held),
 }
 
 /// How a factor in bf16 lies in memory: see `place_of` in `common.cuh`.
@@ -42,7 +48,7 @@ impl Layout {
         Self { padded, panels }
     }
 
-    /// Numbers that `m` rows take, whole panels where there are such.
+    /// Numbers that `m` rows of what is multiplied take, whole panels where there are such.
     pub fn len(self, m: usize) -> usize {
         let rows = if self.panels {
             m.next_multiple_of(PANEL)
@@ -50,6 +56,15 @@ impl Layout {
             m
         };
         rows * self.padded
+    }
+
+    /// Rows of a matrix of `n`: whole tiles of panels.
+    pub fn whole(self, n: usize) -> usize {
+        if self.panels {
+            n.next_multiple_of(HOPPER[1])
+        } else {
+            n
+        }
     }
 
     /// As kernels take it.
@@ -79,18 +94,6 @@ enum Rows<'a> {
     Bf16(Memory<u16>),
 }
 
-/// The codes of bf16, the only ones that kernels read.
-///
-/// # Errors
-/// `model-unsupported` for all others.
-pub fn bits(coded: &Coded) -> Result<&[u16]> {
-    coded.bf16_bits().ok_or_else(|| {
-        let message = "GPUs hold language models in f32 and bf16 only, as yet";
-        Error::new(Code::ModelUnsupported, "model.precision", message)
-            .hint("set it to one of these, or run with --device cpu")
-    })
-}
-
 impl Factor<'_> {
     /// Rows that were written as [`Matrix::layout`] says.
     pub fn bf16(rows: Memory<u16>, m: usize) -> Self {
@@ -106,23 +109,14 @@ impl Matrix {
     }
 
     pub fn coded(cuda: &Cuda, coded: &Coded) -> Result<Self> {
-        let (n, k, bits) = (coded.n(), coded.k(), bits(coded)?);
+        let (n, k) = (coded.n(), coded.k());
         let layout = Layout::new(cuda.wgmma, k);
-        let whole = if layout.panels {
-            n.next_multiple_of(HOPPER[1])
-        } else {
-            n
-        };
-        let mut rows = vec![0; layout.len(whole)];
-        for (r, row) in bits.chunks_exact(k).enumerate() {
-            for (piece, values) in row.chunks(PIECE).enumerate() {
-                rows[layout.place(r, piece)..][..values.len()].copy_from_slice(values);
+        let held = match coded.bits() {
+            Bits::Bf16(bits) => Held::Bf16(layout, laid_out(cuda, bits, layout, [n, k])?),
+            Bits::F16(_) => Held::F16(coded::Held::new(cuda, coded)?),
+            Bits::Int8(..) | Bits::Int4(..) => {
+                Held::Integers(layout, coded::Held::new(cuda, coded)?)
             }
-        }
-        let rows = Memory::of(&cuda.gpu, &rows)?;
-        let held = match layout.panels {
-            true => Held::Panels(rows),
-            false => Held::Bf16(rows),
         };
         Ok(Self { held, n, k })
     }
@@ -130,9 +124,8 @@ impl Matrix {
     /// How a factor in bf16 has to lie; none where it is in f32.
     pub fn layout(&self) -> Option<Layout> {
         match self.held {
-            Held::F32(_) => None,
-            Held::Bf16(_) => Some(Layout::new(false, self.k)),
-            Held::Panels(_) => Some(Layout::new(true, self.k)),
+            Held::F32(_) | Held::F16(_) => None,
+            Held::Bf16(layout, _) | Held::Integers(layout, _) => Some(layout),
         }
     }
 
@@ -160,33 +153,17 @@ impl Matrix {
         c: Out<'_, f32>,
         columns: usize,
     ) -> Result<()> {
-        let (n, gpu, kernels) = (self.n, &cuda.gpu, &cuda.kernels);
-        let bias = bias.map(|bias| bias.input(0, n));
+        let bias = bias.map(|bias| bias.input(0, self.n));
+        let to = To { bias, c, columns };
         match (&x.rows, &self.held) {
-            (Rows::F32(a), Held::F32(b)) => {
-                let shape = [x.m, n, self.k];
-                cuda.product(
-                    *a,
-                    None,
-                    b.input(0, n * self.k),
-                    None,
-                    bias,
-                    c,
-                    shape,
-                    columns,
-                )
+            (Rows::F32(a), Held::F32(w)) => self.in_f32(cuda, *a, x.m, w, to),
+            (Rows::F32(a), Held::F16(codes)) => {
+                self.in_f32(cuda, *a, x.m, &codes.widened(cuda)?, to)
             }
-            (Rows::Bf16(a), Held::Bf16(b)) => {
-                let (shape, k) = (portable(x.m, n), self.k.next_multiple_of(PIECE));
-                let (a, b) = (a.input(0, x.m * k), b.input(0, n * k));
-                let [m, n, k, columns] = [x.m, n, k, columns].map(count);
-                kernels.product_bf16(gpu, shape, a, b, None, bias, c, m, n, k, columns)
-            }
-            (Rows::Bf16(a), Held::Panels(b)) => {
-                let (shape, depths) = (cuda.hopper(x.m, n), self.k.div_ceil(DEPTH));
-                let (a, b) = (a.input(0, a.len()), b.input(0, b.len()));
-                let [m, n, depths, columns] = [x.m, n, depths, columns].map(count);
-                kernels.product_hopper(gpu, shape, a, b, None, bias, c, m, n, depths, columns)
+            (Rows::Bf16(a), Held::Bf16(layout, w)) => self.in_bf16(cuda, a, x.m, *layout, w, to),
+            (Rows::Bf16(a), Held::Integers(layout, codes)) => {
+                let w = codes.rounded(cuda, *layout)?;
+                self.in_bf16(cuda, a, x.m, *layout, &w, to)
             }
             _ => Err(Error::new(
                 Code::Internal,
@@ -195,4 +172,57 @@ impl Matrix {
             )),
         }
     }
+
+    fn in_f32(
+        &self,
+        cuda: &Cuda,
+        a: In<'_, f32>,
+        m: usize,
+        w: &Memory<f32>,
+        to: To<'_>,
+    ) -> Result<()> {
+        let (w, shape) = (w.input(0, self.n * self.k), [m, self.n, self.k]);
+        cuda.product(a, None, w, None, to.bias, to.c, shape, to.columns)
+    }
+
+    fn in_bf16(
+        &self,
+        cuda: &Cuda,
+        a: &Memory<u16>,
+        m: usize,
+        layout: Layout,
+        w: &Memory<u16>,
+        to: To<'_>,
+    ) -> Result<()> {
+        let (gpu, kernels) = (&cuda.gpu, &cuda.kernels);
+        let (a, b) = (a.input(0, layout.len(m)), w.input(0, w.len()));
+        let [rows, n, columns] = [m, self.n, to.columns].map(count);
+        let (bias, c) = (to.bias, to.c);
+        if layout.panels {
+            let (shape, depths) = (cuda.hopper(m, self.n), count(layout.padded / DEPTH));
+            kernels.product_hopper(gpu, shape, a, b, None, bias, c, rows, n, depths, columns)
+        } else {
+            let (shape, k) = (portable(m, self.n), count(layout.padded));
+            kernels.product_bf16(gpu, shape, a, b, None, bias, c, rows, n, k, columns)
+        }
+    }
+}
+
+/// Where a product goes.
+struct To<'a> {
+    bias: Option<In<'a, f32>>,
+    c: Out<'a, f32>,
+    /// Rows of `c` begin every so many.
+    columns: usize,
+}
+
+/// The rows `bits` [n, k] as a factor.
+fn laid_out(cuda: &Cuda, bits: &[u16], layout: Layout, [n, k]: [usize; 2]) -> Result<Memory<u16>> {
+    let mut rows = vec![0; layout.whole(n) * layout.padded];
+    for (r, row) in bits.chunks_exact(k).enumerate() {
+        for (piece, values) in row.chunks(PIECE).enumerate() {
+            rows[layout.place(r, piece)..][..values.len()].copy_from_slice(values);
+        }
+    }
+    Memory::of(&cuda.gpu, &rows)
 }
