@@ -2,12 +2,12 @@
 
 use backpropd::activations::cache::{Identity, open_or_build};
 use backpropd::activations::{
-    ActivationSource, BatchInfo, CacheDtype, Capture, Live, LmCapture, Order, Scripted, Site,
+    ActivationSource, BatchInfo, CacheDtype, Capture, Keep, Live, LmCapture, Order, Scripted, Site,
     model_hash,
 };
 use backpropd::config::RunConfig;
 use backpropd::data::{Context, ModelTokens, TokenSet, TokenSettings};
-use backpropd::device::{Device, cpu::Cpu};
+use backpropd::device::{Device, cpu::Cpu, sae::Rows};
 use backpropd::domain::Code;
 use backpropd::lm::{Lm, Tokens};
 use backpropd::sae::spec::Variant;
@@ -20,6 +20,7 @@ const ORDER: Order = Order {
     batch: 48,
     window_batches: 3,
     lm_batch: 4,
+    keep: Keep::Device,
 };
 
 fn model() -> PathBuf {
@@ -54,9 +55,9 @@ fn token_set(dir: &Path) -> Arc<TokenSet> {
 
 type Batches = Vec<(BatchInfo, Vec<Vec<f32>>)>;
 
-fn batches(source: &mut dyn ActivationSource, count: usize) -> Batches {
+fn batches(device: &Cpu, source: &mut dyn ActivationSource<Cpu>, count: usize) -> Batches {
     let mut out = vec![Vec::new(); source.sites().len()];
-    let next = |_| (source.next_batch(&mut out).unwrap(), out.clone());
+    let next = |_| (source.next_batch(device, &mut out).unwrap(), out.clone());
     (0..count).map(next).collect()
 }
 
@@ -102,9 +103,9 @@ fn an_epoch_is_every_token_that_is_trained_on_with_the_models_own_activations() 
         ..ORDER
     };
     let capture = LmCapture::new(&device, &lm, &hooks()).unwrap();
-    let mut source = Live::new(set, capture, epoch).unwrap();
+    let mut source = Live::new(&device, set, capture, epoch).unwrap();
     assert_eq!(source.rows_per_epoch(), expected.len() as u64);
-    let found = batches(&mut source, 1).remove(0).1;
+    let found = batches(&device, &mut source, 1).remove(0).1;
     assert!(rows(vec![found]) == rows(expected));
 
     let unknown = LmCapture::new(&device, &lm, &["blocks.9.hook_resid_post".into()]);
@@ -122,13 +123,13 @@ fn batches_are_the_same_for_any_threads_resumed_anywhere_and_from_a_cache() {
         let order = Order { lm_batch, ..ORDER };
         let source = || {
             let capture = LmCapture::new(&device, &lm, &hooks()).unwrap();
-            Live::new(set.clone(), capture, order).unwrap()
+            Live::new(&device, set.clone(), capture, order).unwrap()
         };
         let mut first = source();
-        let mut all = batches(&mut first, skip);
+        let mut all = batches(&device, &mut first, skip);
         let mut second = source();
         second.seek(&first.cursor()).unwrap();
-        all.extend(batches(&mut second, 40 - skip));
+        all.extend(batches(&device, &mut second, 40 - skip));
         all
     };
     let all = run(2, 4, 0);
@@ -153,11 +154,19 @@ fn batches_are_the_same_for_any_threads_resumed_anywhere_and_from_a_cache() {
     let lm = Mutex::new(Lm::load(&device, &model()).unwrap());
     let source = || {
         let capture = LmCapture::new(&device, &lm, &hooks())?;
-        Live::new(set.clone(), capture, ORDER)
+        Live::new(&device, set.clone(), capture, ORDER)
     };
-    let mut cached =
-        open_or_build(&cache, &identity, 40 * 48, 48, source, &mut |_, _| Ok(())).unwrap();
-    assert!(batches(&mut cached, 40) == all);
+    let mut cached = open_or_build(
+        &device,
+        &cache,
+        &identity,
+        40 * 48,
+        48,
+        source,
+        &mut |_, _| Ok(()),
+    )
+    .unwrap();
+    assert!(batches(&device, &mut cached, 40) == all);
 }
 
 /// The common run: TransformerLens' small GPT-2 in size, without any weights.
@@ -210,12 +219,12 @@ fn the_common_run_is_read_as_written_and_its_model_can_be_a_stub() {
         .collect();
     let rows = |seed| {
         let mut rows = Vec::new();
-        let mut take = |_: usize, values: &[f32]| {
-            rows.extend_from_slice(values);
+        let mut take = |_: usize, values: Rows<'_, Vec<f32>>| {
+            rows.extend_from_slice(values.buf);
             Ok(())
         };
         let mut stub = Scripted::new(seed, sites());
-        stub.capture(&contexts, &mut take).unwrap();
+        Capture::<Cpu>::capture(&mut stub, &contexts, &mut take).unwrap();
         rows
     };
     let first = rows(5);

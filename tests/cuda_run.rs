@@ -388,6 +388,29 @@ fn the_estimate_of_the_gpus_memory_stands_against_its_measured_peak() {
     }
 }
 
+/// Rows stay on the GPU while the autoencoder is trained on them, where there is room for that.
+#[test]
+fn a_window_that_does_not_fit_on_the_gpu_is_on_the_host_and_the_result_is_the_same() {
+    let fixture = Fixture::new(6);
+    let large = &["--set", "activations.window_batches=64"];
+    let Some(output) = run(&fixture, "there", "", large) else {
+        return;
+    };
+    let estimate = |all: &[Value]| common::of_kind(all, "estimate")[0].clone();
+    let there = estimate(&events(&output));
+    let window = there["gpu"]["parts"]["activations"].as_u64().unwrap();
+    assert!(there["parts"]["activations"].is_null(), "{there}");
+    if cuda_double::real().is_none() {
+        let memory = there["gpu"]["bytes"].as_u64().unwrap() - window / 2;
+        let all = events(&run(&fixture, "here", &format!("0.memory={memory}"), large).unwrap());
+        let here = estimate(&all);
+        assert!(here["gpu"]["parts"]["activations"].is_null(), "{here}");
+        assert!(here["parts"]["activations"].as_u64() > Some(window));
+        assert_eq!(common::of_kind(&all, "oom").len(), 0, "{all:#?}");
+        assert_eq!(fixture.result("here"), fixture.result("there"));
+    }
+}
+
 #[test]
 fn a_run_that_cannot_fit_on_the_gpu_is_refused_before_it_begins() {
     let fixture = Fixture::new(3);

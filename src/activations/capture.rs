@@ -1,6 +1,8 @@
 //! Where contexts and their activations come from.
 
 use crate::data::{Context, TokenSet};
+use crate::device::Device;
+use crate::device::sae::Rows;
 use crate::domain::Result;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -15,22 +17,21 @@ pub struct Site {
     pub d_in: usize,
 }
 
+/// Who takes the values of a site of this number.
+pub type Take<'a, D> = dyn FnMut(usize, Rows<'_, <D as Device>::Buf>) -> Result<()> + 'a;
+
 /// What turns contexts into activations: a language model, or a stand-in.
-pub trait Capture {
+pub trait Capture<D: Device> {
     /// The sites whose activations are captured.
     fn sites(&self) -> &[Site];
 
     /// Runs `contexts`, all of one size, and calls `take` once for each site with its index
-    /// and values `[contexts, context_size, d_in]`. What a context gives must not depend on
-    /// the contexts beside it.
+    /// and values `[contexts, context_size, d_in]`, which it may overwrite afterwards. What a
+    /// context gives must not depend on the contexts beside it.
     ///
     /// # Errors
     /// Its own, and those of `take`.
-    fn capture(
-        &mut self,
-        contexts: &[Context],
-        take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
-    ) -> Result<()>;
+    fn capture(&mut self, contexts: &[Context], take: &mut Take<'_, D>) -> Result<()>;
 }
 
 /// The contexts that are trained on.

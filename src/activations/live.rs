@@ -2,8 +2,11 @@
 
 use super::permutation::Permutation;
 use super::source::{ActivationSource, BatchInfo, Cursor, Place};
+use super::window::{Keep, Window};
 use super::{Capture, Contexts, Site};
 use crate::data::Context;
+use crate::device::rows::RowOps;
+use crate::device::sae::Rows;
 use crate::domain::random::Stream;
 use crate::domain::{Code, Error, Result};
 
@@ -18,6 +21,8 @@ pub struct Order {
     pub window_batches: usize,
     /// Contexts that are captured at once.
     pub lm_batch: usize,
+    /// Whose memory holds a window: without a meaning for the order.
+    pub keep: Keep,
 }
 
 impl Order {
@@ -28,7 +33,7 @@ impl Order {
 }
 
 /// Activations of contexts, captured window by window.
-pub struct Live<S, C> {
+pub struct Live<'a, D: RowOps, S, C> {
     contexts: S,
     capture: C,
     order: Order,
@@ -40,12 +45,13 @@ pub struct Live<S, C> {
     given: u64,
     /// Whether `rows` holds the current window.
     captured: bool,
-    /// `[window_rows, d_in]` of each site, in the order of the stream.
-    pub(super) rows: Vec<Vec<f32>>,
+    /// In the order of the stream.
+    rows: Window<'a, D>,
 }
 
-/// Part of a context that belongs to a window.
+/// What belongs to a window of a context.
 struct Part {
+    context: Context,
     /// Tokens to train on of the context that are left out before it.
     skip: usize,
     /// Rows.
@@ -54,9 +60,17 @@ struct Part {
     row: usize,
 }
 
-impl<S: Contexts, C: Capture> Live<S, C> {
+impl Part {
+    /// The positions of its rows.
+    fn positions(&self) -> impl Iterator<Item = usize> {
+        let valid = self.context.valid_positions();
+        valid.skip(self.skip).take(self.count)
+    }
+}
+
+impl<'a, D: RowOps<Real = f32>, S: Contexts, C: Capture<D>> Live<'a, D, S, C> {
     /// Activations that `capture` finds in `contexts`, from the start of the stream. Memory
-    /// is taken here: see [`super::ActivationSettings::capture_bytes`].
+    /// is taken here: see [`super::ActivationSettings::window_bytes`].
     ///
     /// # Errors
     /// `data-empty` without a token to train on, `hook-unknown` without a site,
@@ -64,7 +78,7 @@ impl<S: Contexts, C: Capture> Live<S, C> {
     ///
     /// # Panics
     /// Where a number of `order` is zero.
-    pub fn new(contexts: S, capture: C, order: Order) -> Result<Self> {
+    pub fn new(device: &'a D, contexts: S, capture: C, order: Order) -> Result<Self> {
         assert!(order.window_rows() > 0 && order.lm_batch > 0);
         if contexts.tokens() == 0 {
             return Err(
@@ -79,11 +93,12 @@ impl<S: Contexts, C: Capture> Live<S, C> {
                 "there is no hook point to capture",
             ));
         }
-        let rows = capture
-            .sites()
-            .iter()
-            .map(|site| zeros(order.window_rows(), site))
-            .collect::<Result<_>>()?;
+        let room = |keep| Window::new(device, keep, capture.sites(), order.window_rows());
+        let rows = room(order.keep).or_else(|e| match (e.code, order.keep) {
+            // An estimate may be wrong.
+            (Code::OutOfMemory, Keep::Device) => room(Keep::Host),
+            _ => Err(e),
+        })?;
         Ok(Self {
             contexts,
             capture,
@@ -107,98 +122,97 @@ impl<S: Contexts, C: Capture> Live<S, C> {
         Stream::new(self.order.seed, what).child(index)
     }
 
-    /// Captures the window that begins at `self.start`.
-    fn fill(&mut self) -> Result<()> {
+    /// What belongs to the window that begins at `self.start`, in the order of the stream, and
+    /// where the next one begins.
+    fn parts(&self) -> (Vec<Part>, Place) {
         let window = self.order.window_rows();
-        let count = self.contexts.count();
+        let contexts = self.contexts.count();
         let mut place = self.start;
-        let mut epoch = Permutation::new(count, self.stream("contexts", place.epoch));
-        let (mut contexts, mut parts) = (Vec::new(), Vec::new());
-        let mut row = 0;
+        let mut epoch = Permutation::new(contexts, self.stream("contexts", place.epoch));
+        let (mut parts, mut row) = (Vec::new(), 0);
         while row < window {
             let context = self.contexts.get(epoch.at(place.rank));
             let (skip, valid) = (place.offset as usize, context.valid_count());
-            let take = (valid - skip).min(window - row);
-            if take > 0 {
-                contexts.push(context);
-                parts.push(Part {
-                    skip,
-                    count: take,
-                    row,
-                });
-                row += take;
-            }
-            place.offset += take as u64;
-            if skip + take == valid {
+            let count = (valid - skip).min(window - row);
+            place.offset += count as u64;
+            if skip + count == valid {
                 place.offset = 0;
                 place.rank += 1;
             }
-            if place.rank == count {
+            if place.rank == contexts {
                 place.rank = 0;
                 place.epoch += 1;
-                epoch = Permutation::new(count, self.stream("contexts", place.epoch));
+                epoch = Permutation::new(contexts, self.stream("contexts", place.epoch));
             }
-            if contexts.len() == self.order.lm_batch || row == window {
-                self.capture_all(&contexts, &parts)?;
-                contexts.clear();
-                parts.clear();
+            if count > 0 {
+                parts.push(Part {
+                    context,
+                    skip,
+                    count,
+                    row,
+                });
+                row += count;
             }
         }
-        self.end = place;
-        self.captured = true;
-        Ok(())
+        (parts, place)
     }
 
-    /// Captures `contexts`, in halves as often as memory runs out.
-    fn capture_all(&mut self, contexts: &[Context], parts: &[Part]) -> Result<()> {
+    /// Captures the window that begins at `self.start`, fewer contexts at a time whenever memory
+    /// runs out.
+    fn fill(&mut self) -> Result<()> {
+        let (parts, end) = self.parts();
         let mut at = 0;
-        while at < contexts.len() {
-            let end = contexts.len().min(at + self.order.lm_batch);
-            match self.capture_some(&contexts[at..end], &parts[at..end]) {
-                Ok(()) => at = end,
+        while at < parts.len() {
+            let some = &parts[at..parts.len().min(at + self.order.lm_batch)];
+            match self.capture_some(some) {
+                Ok(()) => at += some.len(),
                 Err(e) if e.code == Code::OutOfMemory && self.order.lm_batch > 1 => {
-                    self.order.lm_batch = (end - at).div_ceil(2).min(self.order.lm_batch / 2);
+                    self.order.lm_batch = some.len().div_ceil(2).min(self.order.lm_batch / 2);
                 }
                 Err(e) => return Err(e),
             }
         }
+        // A device may still be computing what was captured.
+        let window = self.order.window_rows() as u64;
+        let order = Permutation::new(window, self.stream("rows", self.window));
+        let leaving = (0..window).map(|row| order.at(row) as u32);
+        self.rows.leave_in(leaving.collect())?;
+        for (index, site) in self.capture.sites().iter().enumerate() {
+            let bad = self.rows.first_not_finite(index, window as usize)?;
+            let part = bad.and_then(|row| parts.iter().rev().find(|part| part.row <= row));
+            if let (Some(row), Some(part)) = (bad, part) {
+                return Err(not_finite(site, part, row - part.row));
+            }
+        }
+        self.end = end;
+        self.captured = true;
         Ok(())
     }
 
-    fn capture_some(&mut self, contexts: &[Context], parts: &[Part]) -> Result<()> {
+    fn capture_some(&mut self, parts: &[Part]) -> Result<()> {
         let sites = self.capture.sites().to_vec();
         let mut seen = vec![false; sites.len()];
+        let contexts: Vec<Context> = parts.iter().map(|part| part.context.clone()).collect();
+        let (size, first) = (contexts[0].ids.len(), parts[0].row);
+        let picks = parts.iter().enumerate().flat_map(|(i, part)| {
+            let positions = part.positions();
+            positions.map(move |position| (i * size + position) as u32)
+        });
+        self.rows.pick(picks.collect())?;
         let rows = &mut self.rows;
-        let size = contexts.first().map_or(0, |c| c.ids.len());
-        self.capture.capture(contexts, &mut |index, values| {
-            let site = &sites[index];
-            if values.len() != contexts.len() * size * site.d_in {
-                return Err(Error::new(
-                    Code::Internal,
-                    &site.hook,
-                    format_args!(
-                        "{} values were captured for {} contexts of {size} tokens and d_in {}",
-                        values.len(),
+        self.capture
+            .capture(&contexts, &mut |index, values: Rows<'_, D::Buf>| {
+                if values.count != contexts.len() * size {
+                    let message = format!(
+                        "{} rows were captured for {} contexts of {size} tokens",
+                        values.count,
                         contexts.len(),
-                        site.d_in
-                    ),
-                ));
-            }
-            seen[index] = true;
-            let of_contexts = values.chunks_exact(size * site.d_in);
-            for ((context, part), values) in contexts.iter().zip(parts).zip(of_contexts) {
-                let into = rows[index][part.row * site.d_in..].chunks_exact_mut(site.d_in);
-                let positions = context.valid_positions().skip(part.skip).take(part.count);
-                for (position, into) in positions.zip(into) {
-                    let from = &values[position * site.d_in..][..site.d_in];
-                    if !from.iter().all(|v| v.is_finite()) {
-                        return Err(not_finite(site, context, position));
-                    }
-                    into.copy_from_slice(from);
+                    );
+                    return Err(Error::new(Code::Internal, &sites[index].hook, message));
                 }
-            }
-            Ok(())
-        })?;
+                seen[index] = true;
+                rows.take(index, values, first)
+            })?;
         match seen.iter().position(|seen| !seen) {
             None => Ok(()),
             Some(index) => Err(Error::new(
@@ -210,7 +224,10 @@ impl<S: Contexts, C: Capture> Live<S, C> {
     }
 }
 
-fn not_finite(site: &Site, context: &Context, position: usize) -> Error {
+/// The error for row `row` of `part`.
+fn not_finite(site: &Site, part: &Part, row: usize) -> Error {
+    let context = &part.context;
+    let position = part.positions().nth(row).unwrap_or(0);
     Error::new(
         Code::NonFinite,
         &site.hook,
@@ -222,27 +239,12 @@ fn not_finite(site: &Site, context: &Context, position: usize) -> Error {
     .hint("check the model's weights and dtype; the text around may be out of its range")
 }
 
-fn zeros(rows: usize, site: &Site) -> Result<Vec<f32>> {
-    let mut values = Vec::new();
-    let len = rows.checked_mul(site.d_in);
-    match len.map(|len| values.try_reserve_exact(len).map(|()| len)) {
-        Some(Ok(len)) => {
-            values.resize(len, 0.0);
-            Ok(values)
-        }
-        _ => Err(Error::new(
-            Code::OutOfMemory,
-            &site.hook,
-            format_args!(
-                "no memory for a window of {rows} rows of {} values",
-                site.d_in
-            ),
-        )
-        .hint("lower activations.window_batches")),
-    }
-}
-
-impl<S: Contexts, C: Capture> ActivationSource for Live<S, C> {
+impl<D, S, C> ActivationSource<D> for Live<'_, D, S, C>
+where
+    D: RowOps<Real = f32>,
+    S: Contexts,
+    C: Capture<D>,
+{
     fn sites(&self) -> &[Site] {
         self.capture.sites()
     }
@@ -255,25 +257,21 @@ impl<S: Contexts, C: Capture> ActivationSource for Live<S, C> {
         self.contexts.tokens()
     }
 
-    fn is_at_hand(&self) -> bool {
-        self.captured
+    fn is_on_host(&self) -> bool {
+        self.rows.is_on_host()
     }
 
-    fn fill_batch(&mut self, out: &mut [&mut [f32]]) -> Result<BatchInfo> {
-        assert_eq!(out.len(), self.rows.len());
+    fn is_at_hand(&self) -> bool {
+        self.captured && self.rows.is_on_host()
+    }
+
+    fn fill_batch(&mut self, out: &mut [D::Slot]) -> Result<BatchInfo> {
         if !self.captured {
             self.fill()?;
         }
         let (batch, window) = (self.order.batch, self.order.window_rows() as u64);
-        let order = Permutation::new(window, self.stream("rows", self.window));
         let first = self.given * batch as u64;
-        for ((out, rows), site) in out.iter_mut().zip(&self.rows).zip(self.capture.sites()) {
-            assert_eq!(out.len(), batch * site.d_in);
-            for (row, out) in (first..).zip(out.chunks_exact_mut(site.d_in)) {
-                let from = order.at(row) as usize * site.d_in;
-                out.copy_from_slice(&rows[from..from + site.d_in]);
-            }
-        }
+        self.rows.give(first as usize, batch, out)?;
         let first_row = self.window * window + first;
         self.given += 1;
         if self.given == self.order.window_batches as u64 {

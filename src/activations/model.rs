@@ -1,8 +1,9 @@
 //! A language model as a source of activations.
 
-use super::{Capture, Site};
+use super::{Capture, Site, Take};
 use crate::data::Context;
 use crate::device::lm::LmOps;
+use crate::device::sae::Rows;
 use crate::domain::{Code, Error, Result};
 use crate::lm::{End, HookPoint, Lm, Tokens};
 use std::fs::File;
@@ -16,8 +17,6 @@ pub struct LmCapture<'a, D: LmOps<Real = f32>> {
     lm: &'a Mutex<Lm<D>>,
     hooks: Vec<HookPoint>,
     sites: Vec<Site>,
-    /// One hook point's values on their way to `take`.
-    values: Option<D::Host>,
 }
 
 impl<'a, D: LmOps<Real = f32>> LmCapture<'a, D> {
@@ -41,21 +40,16 @@ impl<'a, D: LmOps<Real = f32>> LmCapture<'a, D> {
             lm,
             hooks: points,
             sites: hooks.iter().map(site).collect(),
-            values: None,
         })
     }
 }
 
-impl<D: LmOps<Real = f32>> Capture for LmCapture<'_, D> {
+impl<D: LmOps<Real = f32>> Capture<D> for LmCapture<'_, D> {
     fn sites(&self) -> &[Site] {
         &self.sites
     }
 
-    fn capture(
-        &mut self,
-        contexts: &[Context],
-        take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
-    ) -> Result<()> {
+    fn capture(&mut self, contexts: &[Context], take: &mut Take<'_, D>) -> Result<()> {
         let size = contexts.first().map_or(0, |c| c.ids.len());
         let ids: Vec<u32> = contexts.iter().flat_map(|c| &c.ids).copied().collect();
         let mask: Vec<bool> = contexts
@@ -63,23 +57,10 @@ impl<D: LmOps<Real = f32>> Capture for LmCapture<'_, D> {
             .flat_map(|c| (0..size).map(|position| position < c.len))
             .collect();
         let tokens = Tokens::masked(&ids, &mask, contexts.len(), size)?;
-        let (device, sites, values) = (self.device, &self.sites, &mut self.values);
-        let mut at = |index: usize, value: &mut D::Buf, rows: usize| {
-            let len = rows * sites[index].d_in;
-            if values.as_ref().is_none_or(|values| values.len() < len) {
-                // The old ones go first: both at once may not fit.
-                *values = None;
-            }
-            let values = match &mut *values {
-                Some(values) => values,
-                none => none.insert(device.host(len)?),
-            };
-            let values = &mut values[..len];
-            device.read(value, 0, values)?;
-            take(index, values)
-        };
+        let mut at =
+            |index: usize, value: &mut D::Buf, rows: usize| take(index, Rows::of(value, rows));
         let mut lm = self.lm.lock().map_err(|_| poisoned())?;
-        lm.forward(device, &tokens, &self.hooks, &mut at, End::Hooks)
+        lm.forward(self.device, &tokens, &self.hooks, &mut at, End::Hooks)
     }
 }
 

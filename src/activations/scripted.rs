@@ -1,7 +1,9 @@
 //! A stand-in for a language model.
 
-use super::{Capture, Site};
+use super::{Capture, Site, Take};
 use crate::data::Context;
+use crate::device::Device;
+use crate::device::sae::Rows;
 use crate::domain::Result;
 use crate::domain::random::Stream;
 
@@ -21,16 +23,12 @@ impl Scripted {
     }
 }
 
-impl Capture for Scripted {
+impl<D: Device<Buf = Vec<f32>>> Capture<D> for Scripted {
     fn sites(&self) -> &[Site] {
         &self.sites
     }
 
-    fn capture(
-        &mut self,
-        contexts: &[Context],
-        take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
-    ) -> Result<()> {
+    fn capture(&mut self, contexts: &[Context], take: &mut Take<'_, D>) -> Result<()> {
         for (index, site) in self.sites.iter().enumerate() {
             let stream = Stream::new(self.seed, &site.hook);
             let value = |stream: Stream, dim| stream.uniform(dim) * 2.0 - 1.0;
@@ -45,7 +43,7 @@ impl Capture for Scripted {
                     );
                 }
             }
-            take(index, &values)?;
+            take(index, Rows::of(&values, values.len() / site.d_in))?;
         }
         Ok(())
     }

@@ -77,16 +77,21 @@ impl ActivationSettings {
         Ok(())
     }
 
-    /// Bytes that live capture holds besides the language model itself: the window of every
-    /// site, and the values of one site on their way out of the model.
-    pub fn capture_bytes(&self, sites: &[Site], batch: usize, context_size: usize) -> u64 {
-        let widths = sites.iter().map(|s| s.d_in as u64);
-        let window = (self.window_batches as u64).saturating_mul(batch as u64);
-        let passing = (self.lm_batch as u64).saturating_mul(context_size as u64);
-        let widest = widths.clone().max().unwrap_or(0);
-        window
-            .saturating_mul(widths.sum())
-            .saturating_add(passing.saturating_mul(widest))
+    /// Bytes of a window of every site, and of the order in which its rows leave.
+    pub fn window_bytes(&self, sites: &[Site], batch: usize) -> u64 {
+        let rows = (self.window_batches as u64).saturating_mul(batch as u64);
+        let widths: u64 = sites.iter().map(|s| s.d_in as u64).sum();
+        rows.saturating_mul(widths.saturating_add(1))
+            .saturating_mul(4)
+    }
+
+    /// Bytes of the host through which the values of a site come from a device to a window that
+    /// is not there.
+    pub fn landing_bytes(&self, sites: &[Site], context_size: usize) -> u64 {
+        let widest = sites.iter().map(|s| s.d_in as u64).max().unwrap_or(0);
+        (self.lm_batch as u64)
+            .saturating_mul(context_size as u64)
+            .saturating_mul(widest)
             .saturating_mul(4)
     }
 

@@ -1,11 +1,12 @@
 //! What training reads: batches of rows, and where it stands in them.
 
 use super::Site;
+use crate::device::{Device, Slot};
 use crate::domain::Result;
 use serde::{Deserialize, Serialize};
 
 /// Batches of activations of one or more sites, without end.
-pub trait ActivationSource {
+pub trait ActivationSource<D: Device<Real = f32>> {
     /// The sites, in the order of `out`.
     fn sites(&self) -> &[Site];
 
@@ -23,23 +24,30 @@ pub trait ActivationSource {
     /// can be asked for again.
     ///
     /// # Panics
-    /// Where `out` has not one slice of that length for each site.
-    fn fill_batch(&mut self, out: &mut [&mut [f32]]) -> Result<BatchInfo>;
+    /// Where `out` has not one place of that length for each site.
+    fn fill_batch(&mut self, out: &mut [D::Slot]) -> Result<BatchInfo>;
 
     /// The same, into vectors of any length.
     ///
     /// # Errors
     /// As [`ActivationSource::fill_batch`].
-    fn next_batch(&mut self, out: &mut [Vec<f32>]) -> Result<BatchInfo> {
+    fn next_batch(&mut self, device: &D, out: &mut [Vec<f32>]) -> Result<BatchInfo> {
         let rows = self.batch_rows();
-        for (out, site) in out.iter_mut().zip(self.sites()) {
+        let sites = self.sites().iter();
+        let slots = sites.map(|site| device.slot(rows * site.d_in));
+        let mut slots: Vec<D::Slot> = slots.collect::<Result<_>>()?;
+        let info = self.fill_batch(&mut slots)?;
+        for ((slot, out), site) in slots.iter_mut().zip(out).zip(self.sites()) {
             out.resize(rows * site.d_in, 0.0);
+            device.read(slot.arrived()?, 0, out)?;
         }
-        let mut slices: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
-        self.fill_batch(&mut slices)
+        Ok(info)
     }
 
-    /// Whether the next batch is there to be read, without work for a device.
+    /// Whether batches come out of the host's memory.
+    fn is_on_host(&self) -> bool;
+
+    /// Whether the next one is there already: it can be had without work for a device.
     fn is_at_hand(&self) -> bool;
 
     /// Where the next batch begins: what a checkpoint keeps.

@@ -2,8 +2,13 @@
 
 use super::*;
 use crate::data::Context;
+use crate::device::Device;
+use crate::device::cpu::Cpu;
+use crate::device::reference::Reference;
+use crate::device::sae::Rows;
 use crate::domain::random::Stream;
 use crate::domain::{Code, Error, Result};
+use std::sync::OnceLock;
 
 /// Contexts of eight tokens of which some, or none, are trained on.
 pub(super) fn contexts(count: u64) -> Vec<Context> {
@@ -48,16 +53,12 @@ impl Tagged {
     }
 }
 
-impl Capture for Tagged {
+impl<D: Device<Buf = Vec<f32>>> Capture<D> for Tagged {
     fn sites(&self) -> &[Site] {
         &self.sites
     }
 
-    fn capture(
-        &mut self,
-        contexts: &[Context],
-        take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
-    ) -> Result<()> {
+    fn capture(&mut self, contexts: &[Context], take: &mut Take<'_, D>) -> Result<()> {
         (self.fault)(contexts)?;
         let mut values = Vec::new();
         for context in contexts {
@@ -65,9 +66,10 @@ impl Capture for Tagged {
                 values.extend([context.index as f32, position as f32, id as f32]);
             }
         }
-        take(0, &values)?;
+        let rows = values.len() / 3;
+        take(0, Rows::of(&values, rows))?;
         values.iter_mut().for_each(|v| *v = -*v);
-        take(1, &values)
+        take(1, Rows::of(&values, rows))
     }
 }
 
@@ -76,18 +78,33 @@ const ORDER: Order = Order {
     batch: 6,
     window_batches: 5,
     lm_batch: 4,
+    keep: Keep::Device,
 };
 
-fn live(order: Order) -> Live<Vec<Context>, Tagged> {
-    Live::new(contexts(20), Tagged::new(), order).unwrap()
+/// Windows are in its memory or, as if that were another one, in the host's.
+pub(super) fn device() -> &'static Cpu {
+    static DEVICE: OnceLock<Cpu> = OnceLock::new();
+    DEVICE.get_or_init(|| Cpu::new(2))
+}
+
+const KEEPS: [Keep; 2] = [Keep::Device, Keep::Host];
+
+type Source<C> = Live<'static, Cpu, Vec<Context>, C>;
+
+fn source<C: Capture<Cpu>>(capture: C) -> Source<C> {
+    Live::new(device(), contexts(20), capture, ORDER).unwrap()
+}
+
+fn live(order: Order) -> Source<Tagged> {
+    Live::new(device(), contexts(20), Tagged::new(), order).unwrap()
 }
 
 /// The next `count` batches, row after row.
-fn take(source: &mut dyn ActivationSource, count: usize) -> Vec<[f32; 3]> {
+fn take(source: &mut dyn ActivationSource<Cpu>, count: usize) -> Vec<[f32; 3]> {
     let mut out = vec![Vec::new(); source.sites().len()];
     let mut rows = Vec::new();
     for _ in 0..count {
-        let info = source.next_batch(&mut out).unwrap();
+        let info = source.next_batch(device(), &mut out).unwrap();
         assert_eq!(info.rows * 3, out[0].len());
         let negated: Vec<f32> = out[1].iter().map(|v| -v).collect();
         assert_eq!(out[0], negated, "rows of the sites belong together");
@@ -184,7 +201,7 @@ fn a_window_is_captured_once_and_in_batches_of_contexts() {
         seen.borrow_mut().push(contexts.len());
         Ok(())
     });
-    let mut source = Live::new(contexts(20), capture, ORDER).unwrap();
+    let mut source = source(capture);
     take(&mut source, 5);
     let (full, last) = (sizes.borrow().clone(), *sizes.borrow().last().unwrap());
     assert!(full.len() > 1 && last <= 4);
@@ -198,7 +215,7 @@ fn batches_tell_where_epochs_end() {
     let mut out = vec![Vec::new(); 2];
     let mut ended = 0;
     for batch in 0..100_u64 {
-        let info = source.next_batch(&mut out).unwrap();
+        let info = source.next_batch(device(), &mut out).unwrap();
         assert_eq!(info.first_row, batch * 6);
         ended += info.ended;
         assert_eq!(info.epochs, (batch + 1) * 6 / per_epoch);
@@ -211,26 +228,24 @@ fn batches_tell_where_epochs_end() {
 #[test]
 fn a_capture_that_gives_nothing_or_too_little_is_an_error() {
     struct Broken(Vec<Site>, usize);
-    impl Capture for Broken {
+    impl Capture<Cpu> for Broken {
         fn sites(&self) -> &[Site] {
             &self.0
         }
-        fn capture(
-            &mut self,
-            contexts: &[Context],
-            take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
-        ) -> Result<()> {
-            take(0, &vec![0.0; contexts.len() * self.1])
+        fn capture(&mut self, contexts: &[Context], take: &mut Take<'_, Cpu>) -> Result<()> {
+            let values = vec![0.0; contexts.len() * self.1 * 3];
+            take(0, Rows::of(&values, contexts.len() * self.1))
         }
     }
-    let run = |sites: Vec<Site>, values| {
+    let run = |sites: Vec<Site>, rows| {
         let mut out = vec![Vec::new(); sites.len()];
-        Live::new(contexts(20), Broken(sites, values), ORDER)?.next_batch(&mut out)
+        Live::new(device(), contexts(20), Broken(sites, rows), ORDER)?
+            .next_batch(device(), &mut out)
     };
-    run(vec![site("a", 3)], 24).unwrap();
-    let short = run(vec![site("a", 3)], 8).unwrap_err();
+    run(vec![site("a", 3)], 8).unwrap();
+    let short = run(vec![site("a", 3)], 2).unwrap_err();
     assert_eq!((short.code, short.about.as_str()), (Code::Internal, "a"));
-    let silent = run(vec![site("a", 3), site("b", 3)], 24).unwrap_err();
+    let silent = run(vec![site("a", 3), site("b", 3)], 8).unwrap_err();
     assert_eq!((silent.code, silent.about.as_str()), (Code::Internal, "b"));
     assert_eq!(run(vec![], 0).unwrap_err().code, Code::HookUnknown);
 }
@@ -239,42 +254,52 @@ fn a_capture_that_gives_nothing_or_too_little_is_an_error() {
 fn an_activation_that_is_not_finite_is_named_and_the_batch_can_be_asked_for_again() {
     let mut list = contexts(20);
     let expected = take(&mut live(ORDER), 5);
-    // The id becomes a value of the row: this one does not stay finite.
-    struct Poisoned(Tagged, f32);
-    impl Capture for Poisoned {
+    // The second token to train on of the third context of the epoch that has any.
+    let order = Permutation::new(20, Stream::new(11, "contexts").child(0));
+    let of_epoch = (0..20).map(|rank| &list[order.at(rank) as usize]);
+    let third = of_epoch.filter(|c| c.valid_count() > 0).nth(2).unwrap();
+    let position = third.valid_positions().nth(1).unwrap();
+    let place = format!("at position {position} of context {}", third.index);
+    let value = (2 * 8 + position) * 3 + 1;
+    // The first capture gives it this value, at the second site.
+    struct Poisoned(Tagged, f32, usize);
+    impl Capture<Cpu> for Poisoned {
         fn sites(&self) -> &[Site] {
-            self.0.sites()
+            Capture::<Cpu>::sites(&self.0)
         }
-        fn capture(
-            &mut self,
-            contexts: &[Context],
-            take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
-        ) -> Result<()> {
+        fn capture(&mut self, contexts: &[Context], take: &mut Take<'_, Cpu>) -> Result<()> {
             let poison = std::mem::take(&mut self.1);
-            self.0.capture(contexts, &mut |site, values| {
-                let mut values = values.to_vec();
+            let mut poisoned = |site: usize, rows: Rows<'_, Vec<f32>>| {
+                let mut values = rows.buf.clone();
                 if poison != 0.0 && site == 1 {
-                    values.iter_mut().for_each(|v| *v = poison);
+                    values[self.2] = poison;
                 }
-                take(site, &values)
-            })
+                take(site, Rows::of(&values, rows.count))
+            };
+            Capture::<Cpu>::capture(&mut self.0, contexts, &mut poisoned)
         }
     }
-    for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let capture = Poisoned(Tagged::new(), poison);
-        let mut source = Live::new(list.clone(), capture, ORDER).unwrap();
-        let error = source.next_batch(&mut [vec![], vec![]]).unwrap_err();
+    let kinds = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+    for (poison, keep) in kinds.into_iter().flat_map(|v| KEEPS.map(|keep| (v, keep))) {
+        let capture = Poisoned(Tagged::new(), poison, value);
+        let order = Order { keep, ..ORDER };
+        let mut source = Live::new(device(), list.clone(), capture, order).unwrap();
+        let error = source
+            .next_batch(device(), &mut [vec![], vec![]])
+            .unwrap_err();
         assert_eq!(
             (error.code, error.about.as_str()),
             (Code::NonFinite, "negated")
         );
-        assert!(error.message.contains("of context "), "{error}");
+        assert!(error.message.contains(&place), "{error}");
         assert_eq!(take(&mut source, 5), expected);
     }
     // Where nothing is trained on, nothing is read.
     list.iter_mut()
         .for_each(|c| *c = Context::new(0, c.ids.clone(), &[false; 8]));
-    let none = Live::new(list, Tagged::new(), ORDER).err().unwrap();
+    let none = Live::new(device(), list, Tagged::new(), ORDER)
+        .err()
+        .unwrap();
     assert_eq!(none.code, Code::DataEmpty);
 }
 
@@ -287,13 +312,15 @@ fn a_model_that_runs_out_of_memory_gets_fewer_contexts_and_gives_the_same_rows()
             true => Err(out_of_memory()),
             false => Ok(()),
         });
-        let mut source = Live::new(contexts(20), capture, ORDER).unwrap();
+        let mut source = source(capture);
         assert_eq!(take(&mut source, 10), expected);
         assert!(source.lm_batch() <= fits && source.lm_batch() > 0);
     }
     let capture = Tagged::failing(move |_| Err(out_of_memory()));
-    let mut source = Live::new(contexts(20), capture, ORDER).unwrap();
-    let error = source.next_batch(&mut [vec![], vec![]]).unwrap_err();
+    let mut source = source(capture);
+    let error = source
+        .next_batch(device(), &mut [vec![], vec![]])
+        .unwrap_err();
     assert_eq!(error.code, Code::OutOfMemory);
 }
 
@@ -323,6 +350,16 @@ fn a_cursor_of_another_run_is_refused() {
     assert_eq!(take(&mut source, 5), take(&mut live(ORDER), 5));
 }
 
+#[test]
+fn a_window_that_the_device_turns_out_to_have_no_room_for_is_the_hosts() {
+    let small = Reference::<f32>::with_largest_buffer(ORDER.window_rows() * 3 - 1);
+    let mut source = Live::new(&small, contexts(20), Tagged::new(), ORDER).unwrap();
+    assert!(source.is_on_host());
+    let mut out = vec![Vec::new(); 2];
+    source.next_batch(&small, &mut out).unwrap();
+    assert_eq!(out[0].as_chunks::<3>().0, take(&mut live(ORDER), 1));
+}
+
 /// behaviour: double-12
 #[test]
 fn a_scripted_model_reads_a_finite_list_of_contexts() {
@@ -337,11 +374,11 @@ fn a_scripted_model_reads_a_finite_list_of_contexts() {
     let sites = vec![site("a", 4), site("b", 2)];
     let run = || {
         let scripted = Scripted::new(3, sites.clone());
-        let mut source = Live::new(list.clone(), scripted, order).unwrap();
+        let mut source = Live::new(device(), list.clone(), scripted, order).unwrap();
         let mut out = vec![Vec::new(); 2];
         let batches: Vec<_> = (0..10)
             .map(|_| {
-                let info = source.next_batch(&mut out).unwrap();
+                let info = source.next_batch(device(), &mut out).unwrap();
                 (info, out.clone())
             })
             .collect();
@@ -361,12 +398,27 @@ fn the_estimate_is_what_a_window_takes() {
         lm_batch: 4,
         ..ActivationSettings::default()
     };
-    let source = live(ORDER);
-    let held: usize = source.rows.iter().map(Vec::capacity).sum();
-    let passing = 4 * 8 * 3;
-    let estimate = settings.capture_bytes(source.sites(), 6, 8);
-    assert_eq!(estimate, 4 * (held + passing) as u64);
-    assert_eq!(settings.cache_bytes(source.sites(), 100), 100 * 6 * 4);
+    let sites = Tagged::new().sites;
+    // Thirty rows of three values at two sites, and their order.
+    let estimate = settings.window_bytes(&sites, 6);
+    assert_eq!(estimate, 4 * (30 * 6 + 30));
+    assert_eq!(settings.landing_bytes(&sites, 8), 4 * (4 * 8 * 3));
+    assert_eq!(settings.cache_bytes(&sites, 100), 100 * 6 * 4);
+}
+
+/// behaviour: engine-03
+#[test]
+fn rows_and_their_order_do_not_depend_on_whose_memory_holds_a_window() {
+    let [here, there] = KEEPS.map(|keep| live(Order { keep, ..ORDER }));
+    assert!(!here.is_at_hand() && !there.is_at_hand());
+    assert_eq!([here.is_on_host(), there.is_on_host()], [false, true]);
+    let rows = [here, there].map(|mut source| {
+        let first = take(&mut source, 1);
+        // Only out of the host's memory the next one comes beside the device's work.
+        assert_eq!(source.is_at_hand(), source.is_on_host());
+        [first, take(&mut source, 30)].concat()
+    });
+    assert_eq!(rows[0], rows[1]);
 }
 
 #[test]

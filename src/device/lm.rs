@@ -8,6 +8,7 @@
 
 use super::Device;
 use super::coded::Coded;
+use super::rows::RowOps;
 use crate::domain::Result;
 
 /// A target of [`LmOps::losses`] that asks for no loss.
@@ -174,7 +175,7 @@ impl<D: Device> Attention<'_, D> {
 /// Buffers may be longer than `rows` needs; what lies behind is left alone. Results of
 /// padding rows are finite where their inputs are, and otherwise unspecified. Running out
 /// of memory is [`crate::domain::Code::OutOfMemory`], a value.
-pub trait LmOps: Device + Sized {
+pub trait LmOps: RowOps + Sized {
     /// A weight matrix in the form that products want.
     type Weight: Send + Sync;
     /// A table in codes, of which single rows are read.

@@ -12,6 +12,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod lm;
 pub mod reference;
+pub mod rows;
 pub mod sae;
 
 use crate::domain::Result;
@@ -43,7 +44,7 @@ impl Real for f64 {
     }
 }
 
-/// A batch on its way from the host to a device, in the order of these methods, again and again.
+/// A batch on its way to a device, in the order of these methods, again and again.
 /// The host's side may be filled by another thread than the one that gives work to the device.
 pub trait Slot<R, B>: Send {
     /// The host's side, to be filled, as soon as what it held has been copied.
@@ -61,6 +62,8 @@ pub trait Slot<R, B>: Send {
     /// # Errors
     /// Those of the device.
     fn arrived(&mut self) -> Result<&B>;
+    /// The device's side, for work that fills it, in place of [`Slot::host`] and [`Slot::send`].
+    fn here(&mut self) -> &mut B;
     /// All work that reads the device's side has been given.
     ///
     /// # Errors
@@ -80,6 +83,10 @@ impl<R: Real> Slot<R, Vec<R>> for Vec<R> {
 
     fn arrived(&mut self) -> Result<&Vec<R>> {
         Ok(self)
+    }
+
+    fn here(&mut self) -> &mut Vec<R> {
+        self
     }
 
     fn release(&mut self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Bytes that a run will need, before anything large is taken.
 
 use super::gpu_estimate;
+use crate::activations::Keep;
 use crate::config::RunConfig;
 use crate::domain::{Code, Error, Result};
 use crate::lm::LmSpec;
@@ -44,6 +45,8 @@ pub struct Estimate {
     pub parts: BTreeMap<String, u64>,
     /// Those of the GPU's memory, where the run computes on one.
     pub gpu: Option<GpuEstimate>,
+    /// Whose memory has room for a window of activations.
+    pub keep: Keep,
 }
 
 /// What an estimate is for.
@@ -56,6 +59,8 @@ pub struct Need<'a> {
     pub capture: u64,
     /// Bytes of a window of activations.
     pub window: u64,
+    /// Bytes through which it comes to the host from a device with memory of its own.
+    pub landing: u64,
     /// Hook points that are captured.
     pub captured: u64,
     /// Threads of the CPU device; 0 means one a core.
@@ -79,23 +84,26 @@ impl Estimate {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let mut parts = vec![
-            ("activations", need.window),
-            (
-                "copies to save and to measure",
-                sites * copies(&config.sae, d),
-            ),
-        ];
-        match need.free {
-            // What a device takes over from the host comes through it, a matrix at a time.
-            Some(_) => parts.extend([
-                ("rows to measure", rows_to_measure(need) * d * 4 * REAL),
+        let gpu = need.free.map(|free| gpu_estimate::gpu_estimate(need, free));
+        let mut parts = vec![(
+            "copies to save and to measure",
+            sites * copies(&config.sae, d),
+        )];
+        // What a device takes over from the host comes through it, a matrix at a time.
+        if gpu.is_some() {
+            parts.push(("rows to measure", rows_to_measure(need) * d * 4 * REAL));
+        }
+        match &gpu {
+            Some((_, Keep::Device)) => {}
+            Some((_, Keep::Host)) => parts.extend([
+                ("activations", need.window + need.landing),
                 (
                     "batches",
                     gpu_estimate::BATCHES * need.captured * batch * d * REAL,
                 ),
             ]),
             None => parts.extend([
+                ("activations", need.window),
                 ("batches", need.captured * batch * d * REAL),
                 ("threads", threads as u64 * THREAD),
                 (
@@ -121,7 +129,8 @@ impl Estimate {
             parts: parts
                 .map(|(name, bytes)| (name.to_owned(), bytes))
                 .collect(),
-            gpu: need.free.map(|free| gpu_estimate::gpu_estimate(need, free)),
+            keep: gpu.as_ref().map_or(Keep::Device, |(_, keep)| *keep),
+            gpu: gpu.map(|(estimate, _)| estimate),
         };
         estimate.measure();
         estimate

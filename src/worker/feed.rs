@@ -1,20 +1,21 @@
 //! Batches on their way from the source to the device.
 //!
-//! A device that copies by itself gets the next batch while it computes on this one: a thread
-//! gathers its rows into memory that the copy is made from. That is for batches that are there to
-//! be read; what the language model has yet to compute, the device computes on its own. Two
-//! batches are there at most, and the order of rows is that of the source either way.
+//! Batches out of the device's own memory are gathered there, when they are asked for. For those
+//! that come from the host a device that copies by itself gets the next one while it computes on
+//! this one: a thread gathers its rows into memory that the copy is made from; only what the
+//! language model has yet to compute waits. Two batches are there at most, and the order of rows
+//! is that of the source either way.
 
 use crate::activations::{ActivationSource, Cursor};
 use crate::device::{Device, Slot};
 use crate::domain::Result;
 
 /// A source that another thread may read.
-pub type Source<'a> = dyn ActivationSource + Send + 'a;
+pub type Source<'a, D> = dyn ActivationSource<D> + Send + 'a;
 
 /// Batches of every captured hook point.
 pub struct Feed<D: Device> {
-    /// Those that are trained on, by turns: two where the device copies by itself, else one.
+    /// Those that are trained on, by turns: two where the device copies from the host by itself.
     turns: Vec<Vec<D::Slot>>,
     /// What became of the batch that was fetched ahead: where the source stands behind it.
     ahead: Option<Result<Cursor>>,
@@ -25,13 +26,16 @@ impl<D: Device<Real = f32>> Feed<D> {
     ///
     /// # Errors
     /// `out-of-memory`.
-    pub fn new(device: &D, source: &Source<'_>) -> Result<Self> {
+    pub fn new(device: &D, source: &Source<'_, D>) -> Result<Self> {
         let rows = source.batch_rows();
         let turn = || {
             let sites = source.sites().iter();
             sites.map(|site| device.slot(rows * site.d_in)).collect()
         };
-        let number = if device.copies_alone() { 2 } else { 1 };
+        let number = match source.is_on_host() && device.copies_alone() {
+            true => 2,
+            false => 1,
+        };
         Ok(Self {
             turns: (0..number).map(|_| turn()).collect::<Result<_>>()?,
             ahead: None,
@@ -46,7 +50,7 @@ impl<D: Device<Real = f32>> Feed<D> {
     /// this one is told when that is asked for.
     pub fn with_next<T>(
         &mut self,
-        source: &mut Source<'_>,
+        source: &mut Source<'_, D>,
         work: impl FnOnce(&[&D::Buf]) -> Result<T>,
     ) -> Result<(T, Cursor)> {
         let Some((now, next)) = self.turns.split_first_mut() else {
@@ -81,12 +85,10 @@ impl<D: Device<Real = f32>> Feed<D> {
 }
 
 /// Fetches the next batch of `source` into `slots`.
-fn fetch<D: Device<Real = f32>>(source: &mut Source<'_>, slots: &mut [D::Slot]) -> Result<Cursor> {
-    let hosts = slots.iter_mut().map(|slot| slot.host());
-    let mut hosts: Vec<&mut [f32]> = hosts.collect::<Result<_>>()?;
-    source.fill_batch(&mut hosts)?;
-    for slot in slots {
-        slot.send()?;
-    }
+fn fetch<D: Device<Real = f32>>(
+    source: &mut Source<'_, D>,
+    slots: &mut [D::Slot],
+) -> Result<Cursor> {
+    source.fill_batch(slots)?;
     Ok(source.cursor())
 }

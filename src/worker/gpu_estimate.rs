@@ -1,6 +1,7 @@
 //! Bytes of a GPU's memory that a run will need, where it computes on one.
 
 use super::estimate::{Need, in_words, mib, rows_to_measure};
+use crate::activations::Keep;
 use crate::domain::{Amp, Code, Error, Precision, Result};
 use crate::lm::LmSpec;
 use crate::protocol::GpuEstimate;
@@ -14,7 +15,7 @@ const EDGE: u64 = 8 * REAL;
 const SORTED: u64 = 2 * REAL;
 /// A candidate of a selection: a key of 64 bits and p.
 const CANDIDATE: u64 = 3 * REAL;
-/// Batches that are there: the one in work, and the one that comes.
+/// Batches that are there where they come from the host: the one in work, and the next.
 pub const BATCHES: u64 = 2;
 /// Pre-activations that are there at a time.
 const STRETCH: u64 = 32 << 20;
@@ -23,8 +24,8 @@ const LOGITS: u64 = 64 << 20;
 /// Rows of the unembedding in one product.
 const HEAD: u64 = 4096;
 
-/// The estimate for `need`, with what is `free`.
-pub fn gpu_estimate(need: &Need<'_>, free: u64) -> GpuEstimate {
+/// The estimate for `need`, with what is `free`, and whether a window of activations fits, too.
+pub fn gpu_estimate(need: &Need<'_>, free: u64) -> (GpuEstimate, Keep) {
     let (config, lm, sae) = (need.config, need.lm, &need.config.sae);
     let (d, f) = (lm.d_model as u64, sae.d_sae as u64);
     let sites = config.model.hooks.len() as u64;
@@ -35,12 +36,12 @@ pub fn gpu_estimate(need: &Need<'_>, free: u64) -> GpuEstimate {
     };
     let skip = if sae.skip { d * d } else { 0 };
     let weights = (2 * f * d + 4 * f + d + skip) * REAL;
-    let parts = vec![
+    let one_batch = need.captured * batch * d * REAL;
+    let mut parts = vec![
         (
             "language model",
             lm.weight_bytes(config.model.precision) as u64,
         ),
-        ("batches", BATCHES * need.captured * batch * d * REAL),
         ("autoencoder weights", sites * weights),
         ("gradients", sites * weights),
         ("moments", sites * 2 * weights),
@@ -49,14 +50,25 @@ pub fn gpu_estimate(need: &Need<'_>, free: u64) -> GpuEstimate {
         ("codes and outputs", sites * kept(sae, d, batch, micro)),
         ("passes", passes(need, weights, batch, micro)),
     ];
-    GpuEstimate {
+    let others: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+    let live = config.activations.cache.is_none();
+    let keep = match live && others + one_batch + need.window <= free {
+        true => Keep::Device,
+        false => Keep::Host,
+    };
+    match keep {
+        Keep::Device => parts.extend([("batches", one_batch), ("activations", need.window)]),
+        Keep::Host => parts.push(("batches", BATCHES * one_batch)),
+    }
+    let estimate = GpuEstimate {
         bytes: parts.iter().map(|(_, bytes)| bytes).sum(),
         parts: parts
             .into_iter()
             .map(|(name, bytes)| (name.to_owned(), bytes))
             .collect(),
         available: free,
-    }
+    };
+    (estimate, keep)
 }
 
 /// Refuses a run that cannot fit in what is free.

@@ -24,7 +24,7 @@ pub struct Pipeline<'a, D: SaeOps<Real = f32> + LmOps> {
     lm: &'a Mutex<Lm<D>>,
     hooks: Vec<HookPoint>,
     /// Batches of activations.
-    pub source: Box<Source<'a>>,
+    pub source: Box<Source<'a, D>>,
     held_out: Vec<TextContext>,
 }
 
@@ -51,13 +51,14 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
             batch: config.training.batch_size,
             window_batches: config.activations.window_batches,
             lm_batch: config.activations.lm_batch,
+            keep: prepared.estimate.keep,
         };
         let live = || {
             let names: Vec<String> = prepared.captured.iter().map(|s| s.hook.clone()).collect();
             let capture = LmCapture::new(device, lm, &names)?;
-            Live::new(prepared.tokens.clone(), capture, order)
+            Live::new(device, prepared.tokens.clone(), capture, order)
         };
-        let source: Box<Source<'a>> = match &config.activations.cache {
+        let source: Box<Source<'a, D>> = match &config.activations.cache {
             None => Box::new(live()?),
             Some(folder) => {
                 let identity = Identity {
@@ -77,7 +78,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
                 let mut tell = |done, total| context.progress(stage, done, Some(total));
                 let batch = order.batch;
                 Box::new(cache::open_or_build(
-                    folder, &identity, rows, batch, live, &mut tell,
+                    device, folder, &identity, rows, batch, live, &mut tell,
                 )?)
             }
         };
@@ -116,7 +117,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
         let mut first = vec![Vec::new(); self.hooks.len()];
         if sample {
             let cursor = self.source.cursor();
-            self.source.next_batch(&mut first)?;
+            self.source.next_batch(self.device, &mut first)?;
             self.source.seek(&cursor)?;
         }
         let lm = self.lm()?;

@@ -108,14 +108,12 @@ pub(super) fn estimate(
 ) -> Estimate {
     let (batch, context_size) = (config.training.batch_size, config.data.context_size);
     let rows = config.activations.lm_batch * context_size;
-    let window = config
-        .activations
-        .capture_bytes(captured, batch, context_size);
     Estimate::new(&Need {
         config,
         lm: spec,
         capture: spec.forward_bytes(rows) as u64,
-        window,
+        window: config.activations.window_bytes(captured, batch),
+        landing: config.activations.landing_bytes(captured, context_size),
         captured: captured.len() as u64,
         threads,
         free,

@@ -20,6 +20,7 @@ mod planted;
 mod planted_codes;
 mod planted_dense;
 mod planted_filter;
+mod planted_gather;
 mod planted_halves;
 mod profile;
 mod start;

@@ -3,7 +3,9 @@
 
 use super::cuda_double::build::{Sanitizer, Variant, build};
 use super::planted::Mutant;
-use super::{planted, planted_codes, planted_dense, planted_filter, planted_halves};
+use super::{
+    planted, planted_codes, planted_dense, planted_filter, planted_gather, planted_halves,
+};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -12,8 +14,9 @@ fn full() -> bool {
 }
 
 /// The tests of operations, the quickest first.
-const TESTS: [&str; 26] = [
+const TESTS: [&str; 27] = [
     "operations::factors_are",
+    "operations::rows_are_gathered_and",
     "operations::nan_is",
     "dense::a_matrix_of_chosen",
     "dense::a_matrix_on",
@@ -94,6 +97,7 @@ fn planted() -> Vec<Mutant> {
         planted_codes::MUTANTS,
         planted_dense::MUTANTS,
         planted_filter::MUTANTS,
+        planted_gather::MUTANTS,
         planted_halves::MUTANTS,
     ]
     .concat();

@@ -4,8 +4,8 @@ use super::cuda_double::gpu;
 use super::device_suite::operations::{
     agree_but_for_rounding, agree_with_the_reference, bits, dense, everything, many_latents,
 };
-use super::device_suite::selections;
 use super::device_suite::{Choice, Shape, coarse, down, fine, pick, up};
+use super::device_suite::{rows, selections};
 use backpropd::device::cuda::Cuda;
 use backpropd::device::reference::Reference;
 use backpropd::device::sae::{Encode, OuterGrad, Pick, Prefix, Rows, SaeOps, Select};
@@ -30,6 +30,13 @@ fn scheduled(schedule: i64) -> Option<Cuda> {
 fn every_operation_agrees_with_the_f64_reference() {
     let devices: Vec<Cuda> = SCHEDULES.into_iter().filter_map(scheduled).collect();
     agree_with_the_reference(&devices);
+}
+
+#[test]
+fn rows_are_gathered_and_looked_through() {
+    let devices: Vec<Cuda> = [0, 77].into_iter().filter_map(scheduled).collect();
+    rows::are_gathered(&devices);
+    rows::are_looked_through(&devices);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod operations;
+pub mod rows;
 pub mod selections;
 
 use backpropd::device::sae::{

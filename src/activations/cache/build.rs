@@ -4,6 +4,7 @@ use super::manifest::{Identity, Manifest, shard_path};
 use super::read::CachedSource;
 use super::shard;
 use crate::activations::source::ActivationSource;
+use crate::device::Device;
 use crate::domain::{Code, Error, Result};
 use crate::system::files::create_dir;
 use crate::system::lock::FileLock;
@@ -21,7 +22,8 @@ const SHARD_BYTES: usize = 64 << 20;
 /// `config-invalid` where the folder holds other activations, `cache-corrupt`, `run-busy`,
 /// `disk-full` (before anything is written where the space cannot suffice), `io-write`, and
 /// those of `source`.
-pub fn open_or_build<A: ActivationSource>(
+pub fn open_or_build<D: Device<Real = f32>, A: ActivationSource<D>>(
+    device: &D,
     dir: &Path,
     identity: &Identity,
     rows: u64,
@@ -46,18 +48,27 @@ pub fn open_or_build<A: ActivationSource>(
             }
             None => Manifest::new(identity.clone(), source.rows_per_epoch(), source.cursor()),
         };
-        write(dir, manifest, target, &mut source, SHARD_BYTES, progress)?;
+        write(
+            device,
+            dir,
+            manifest,
+            target,
+            &mut source,
+            SHARD_BYTES,
+            progress,
+        )?;
     }
     drop(lock);
     CachedSource::open(dir, batch)
 }
 
 /// Writes rows of `source` until there are `target`, or up to a batch more.
-pub(super) fn write(
+pub(super) fn write<D: Device<Real = f32>>(
+    device: &D,
     dir: &Path,
     mut manifest: Manifest,
     target: u64,
-    source: &mut dyn ActivationSource,
+    source: &mut dyn ActivationSource<D>,
     shard_bytes: usize,
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<()> {
@@ -78,7 +89,7 @@ pub(super) fn write(
         let first = done;
         values.iter_mut().for_each(Vec::clear);
         while done < target && ((done - first) as usize) < per_shard {
-            done += source.next_batch(&mut batch)?.rows as u64;
+            done += source.next_batch(device, &mut batch)?.rows as u64;
             for (values, batch) in values.iter_mut().zip(&batch) {
                 values.extend_from_slice(batch);
             }

@@ -4,6 +4,7 @@ use super::manifest::{FILE, Manifest, shard_path};
 use super::shard::Verified;
 use crate::activations::Site;
 use crate::activations::source::{ActivationSource, BatchInfo, Cursor};
+use crate::device::{Device, Slot};
 use crate::domain::{Code, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -97,7 +98,7 @@ impl CachedSource {
     }
 }
 
-impl ActivationSource for CachedSource {
+impl<D: Device<Real = f32>> ActivationSource<D> for CachedSource {
     fn sites(&self) -> &[Site] {
         &self.manifest.identity.sites
     }
@@ -110,12 +111,18 @@ impl ActivationSource for CachedSource {
         self.manifest.rows_per_epoch
     }
 
+    fn is_on_host(&self) -> bool {
+        true
+    }
+
     fn is_at_hand(&self) -> bool {
         true
     }
 
-    fn fill_batch(&mut self, out: &mut [&mut [f32]]) -> Result<BatchInfo> {
-        assert_eq!(out.len(), self.sites().len());
+    fn fill_batch(&mut self, out: &mut [D::Slot]) -> Result<BatchInfo> {
+        assert_eq!(out.len(), self.manifest.identity.sites.len());
+        let hosts = out.iter_mut().map(D::Slot::host);
+        let mut hosts: Vec<&mut [f32]> = hosts.collect::<Result<_>>()?;
         let (mut filled, total) = (0, self.rows());
         while filled < self.batch {
             let row = (self.row + filled as u64) % total;
@@ -123,8 +130,11 @@ impl ActivationSource for CachedSource {
             let left = (self.before[index + 1] - row) as usize;
             let rows = left.min(self.batch - filled);
             let first = (row - self.before[index]) as usize;
-            self.shard(index)?.read(first, rows, filled, out)?;
+            self.shard(index)?.read(first, rows, filled, &mut hosts)?;
             filled += rows;
+        }
+        for slot in out {
+            slot.send()?;
         }
         let info = BatchInfo::new(self.row, self.batch, self.manifest.rows_per_epoch);
         self.row += self.batch as u64;

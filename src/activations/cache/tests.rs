@@ -3,11 +3,12 @@
 use super::build::write;
 use super::manifest::shard_path;
 use super::*;
-use crate::activations::tests::{contexts, site};
+use crate::activations::tests::{contexts, device, site};
 use crate::activations::{
-    ActivationSource, BatchInfo, CacheDtype, Cursor, Live, Order, Scripted, Site,
+    ActivationSource, BatchInfo, CacheDtype, Cursor, Keep, Live, Order, Scripted, Site,
 };
 use crate::data::Context;
+use crate::device::cpu::Cpu;
 use crate::domain::Precision;
 use crate::domain::{Code, Error, Result};
 use std::path::Path;
@@ -17,6 +18,7 @@ const ORDER: Order = Order {
     batch: 6,
     window_batches: 5,
     lm_batch: 4,
+    keep: Keep::Host,
 };
 /// Rows of the test caches, and the bytes of f32 of a shard: eight rows fill one.
 const ROWS: u64 = 66;
@@ -29,13 +31,15 @@ fn sites() -> Vec<Site> {
     ]
 }
 
-fn live(batch: usize) -> Live<Vec<Context>, Scripted> {
+type Source = Live<'static, Cpu, Vec<Context>, Scripted>;
+
+fn live(batch: usize) -> Source {
     let order = Order {
         batch,
         window_batches: 30 / batch,
         ..ORDER
     };
-    Live::new(contexts(20), Scripted::new(1, sites()), order).unwrap()
+    Live::new(device(), contexts(20), Scripted::new(1, sites()), order).unwrap()
 }
 
 fn identity(dtype: CacheDtype) -> Identity {
@@ -65,7 +69,7 @@ fn fill(
         }
         None => Manifest::new(identity(dtype), source.rows_per_epoch(), source.cursor()),
     };
-    write(dir, manifest, rows, &mut source, SHARD, progress)
+    write(device(), dir, manifest, rows, &mut source, SHARD, progress)
 }
 
 fn cache(dtype: CacheDtype) -> tempfile::TempDir {
@@ -74,12 +78,17 @@ fn cache(dtype: CacheDtype) -> tempfile::TempDir {
     dir
 }
 
+/// The source as one of batches for the CPU.
+fn of_cpu(source: &mut CachedSource) -> &mut dyn ActivationSource<Cpu> {
+    source
+}
+
 type Batches = Vec<(BatchInfo, Vec<Vec<f32>>)>;
 
-fn batches(source: &mut dyn ActivationSource, count: usize) -> Result<Batches> {
+fn batches(source: &mut dyn ActivationSource<Cpu>, count: usize) -> Result<Batches> {
     let mut out = vec![Vec::new(); source.sites().len()];
     (0..count)
-        .map(|_| Ok((source.next_batch(&mut out)?, out.clone())))
+        .map(|_| Ok((source.next_batch(device(), &mut out)?, out.clone())))
         .collect()
 }
 
@@ -106,9 +115,10 @@ fn a_cache_gives_the_batches_of_live_capture_bit_for_bit() {
     for batch in [6, 3, 2] {
         let count = ROWS as usize / batch;
         let mut cached = CachedSource::open(dir.path(), batch).unwrap();
+        let cached = of_cpu(&mut cached);
         assert_eq!(cached.sites(), sites());
         assert_eq!(cached.rows_per_epoch(), live(6).rows_per_epoch());
-        let found = batches(&mut cached, count).unwrap();
+        let found = batches(cached, count).unwrap();
         assert_eq!(found, batches(&mut live(batch), count).unwrap());
     }
 }
@@ -189,13 +199,13 @@ fn a_cache_that_was_interrupted_says_so_and_goes_on_to_the_same_files() {
 fn open_or_build_writes_what_is_missing_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let identity = identity(CacheDtype::F32);
-    let open = |rows: u64, source: fn() -> Result<Live<Vec<Context>, Scripted>>| {
+    let open = |rows: u64, source: fn() -> Result<Source>| {
         let mut told = Vec::new();
         let progress = &mut |done, all| {
             told.push((done, all));
             Ok(())
         };
-        let opened = open_or_build(dir.path(), &identity, rows, 6, source, progress);
+        let opened = open_or_build(device(), dir.path(), &identity, rows, 6, source, progress);
         opened.map(|mut source| (batches(&mut source, 9).unwrap(), source.rows(), told))
     };
     let build = || Ok(live(6));
@@ -271,7 +281,15 @@ fn a_cache_of_something_else_is_refused_by_what_differs() {
     ];
     for (message, wanted) in cases {
         let source = || Ok(live(6));
-        let error = open_or_build(dir.path(), &wanted, ROWS, 6, source, &mut |_, _| Ok(()));
+        let error = open_or_build(
+            device(),
+            dir.path(),
+            &wanted,
+            ROWS,
+            6,
+            source,
+            &mut |_, _| Ok(()),
+        );
         let error = error.err().unwrap();
         assert_eq!(error.code, Code::ConfigInvalid);
         assert_eq!(error.about, "activations.cache");
@@ -294,13 +312,14 @@ fn a_cached_run_goes_on_from_any_row_and_begins_again_at_the_end() {
     let mut walker = open();
     for at in 0..30 {
         let mut resumed = open();
-        resumed.seek(&walker.cursor()).unwrap();
-        assert_eq!(batches(&mut resumed, 3).unwrap(), all[at..at + 3]);
+        let resumed = of_cpu(&mut resumed);
+        resumed.seek(&of_cpu(&mut walker).cursor()).unwrap();
+        assert_eq!(batches(resumed, 3).unwrap(), all[at..at + 3]);
         batches(&mut walker, 1).unwrap();
     }
-    let error = open().seek(&live(6).cursor()).unwrap_err();
+    let error = of_cpu(&mut open()).seek(&live(6).cursor()).unwrap_err();
     assert_eq!(error.code, Code::CheckpointMismatch);
-    assert_eq!(walker.cursor(), Cursor::Cache { row: 150 });
+    assert_eq!(of_cpu(&mut walker).cursor(), Cursor::Cache { row: 150 });
 }
 
 /// The error of reading the whole cache.
@@ -333,7 +352,7 @@ fn damage_is_found_before_the_shard_is_used_and_named_by_file_and_offset() {
                 "{error}"
             );
         }
-        assert_eq!(source.cursor(), Cursor::Cache { row: 48 });
+        assert_eq!(of_cpu(&mut source).cursor(), Cursor::Cache { row: 48 });
         std::fs::write(&path, &good).unwrap();
         batches(&mut source, 1).unwrap();
     }

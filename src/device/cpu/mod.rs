@@ -22,6 +22,7 @@ pub mod pack;
 pub mod peak;
 pub mod pool;
 mod rounded;
+mod rows;
 mod sae;
 mod scan;
 mod select;

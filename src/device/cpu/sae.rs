@@ -11,7 +11,7 @@ use crate::device::sae::{
 use crate::domain::Result;
 
 /// The elements of `rows`.
-fn slice<'a>(rows: Rows<'a, Vec<f32>>, d: usize) -> &'a [f32] {
+pub(super) fn slice<'a>(rows: Rows<'a, Vec<f32>>, d: usize) -> &'a [f32] {
     &rows.buf[rows.first * d..][..rows.count * d]
 }
 

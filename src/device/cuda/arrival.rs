@@ -2,7 +2,8 @@
 //!
 //! A batch is copied out of pinned memory on a stream of its own. Two events keep the order: the
 //! copy waits for the work that read what stood there before, and the work that reads the batch
-//! waits for the copy. The host waits only before it fills memory that is still being copied.
+//! waits for the copy. The host waits only before it fills memory that is still being copied. A
+//! batch that the GPU's own work fills needs none of it, and no memory of the host.
 
 use super::memory::{Gpu, Memory};
 use super::pinned::PinnedReals;
@@ -13,7 +14,8 @@ use std::sync::Arc;
 
 /// A place for batches, on the host and on the GPU.
 pub struct Arrival {
-    host: PinnedReals,
+    /// Where batches come from, once one did.
+    host: Option<PinnedReals>,
     buf: Memory<f32>,
     /// When the batch has been copied.
     copied: CudaEvent,
@@ -27,7 +29,7 @@ impl Arrival {
     pub fn new(gpu: &Arc<Gpu>, len: usize) -> Result<Self> {
         let event = || gpu.check("an event", gpu.context.new_event(None));
         let mut arrival = Self {
-            host: PinnedReals::new(gpu, len)?,
+            host: None,
             buf: Memory::zeros(gpu, len)?,
             copied: event()?,
             read: event()?,
@@ -44,16 +46,22 @@ impl Slot<f32, Memory<f32>> for Arrival {
         // One that was never recorded has come to pass.
         self.gpu
             .check("a copy to the GPU", self.copied.synchronize())?;
-        Ok(&mut self.host)
+        Ok(match &mut self.host {
+            Some(host) => host,
+            none => none.insert(PinnedReals::new(&self.gpu, self.buf.len())?),
+        })
     }
 
     fn send(&mut self) -> Result<()> {
         let (gpu, copies) = (&self.gpu, &self.gpu.copies);
+        let Some(host) = &self.host else {
+            return Ok(());
+        };
         gpu.check("the order of copies", copies.wait(&self.read))?;
         // SAFETY: the host's side is pinned, and it is neither given out before `copied` has come
         // to pass nor freed before the stream is done; the copy waits for `read`, and work that
         // reads the batch waits for `copied`.
-        unsafe { self.buf.write_aside(&self.host)? };
+        unsafe { self.buf.write_aside(host)? };
         gpu.check("the order of copies", self.copied.record(copies))
     }
 
@@ -61,6 +69,10 @@ impl Slot<f32, Memory<f32>> for Arrival {
         let waits = self.gpu.stream.wait(&self.copied);
         self.gpu.check("the order of copies", waits)?;
         Ok(&self.buf)
+    }
+
+    fn here(&mut self) -> &mut Memory<f32> {
+        &mut self.buf
     }
 
     fn release(&mut self) -> Result<()> {

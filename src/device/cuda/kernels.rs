@@ -305,6 +305,12 @@ kernels! {
             latents: u32,
         );
     }
+    "gather.cu" {
+        gather_rows(
+            from: Floats<'_>, pick: Ints<'_>, to: Out<'_, f32>, rows: u32, d: u32,
+        );
+        first_not_finite(rows: Floats<'_>, least: Out<'_, u32>, count: u32, d: u32);
+    }
     "rows.cu" {
         row_norms(w: Floats<'_>, out: Out<'_, f32>, rows: u32, d: u32);
         add_norm_grad(w: Floats<'_>, v: Floats<'_>, grad: Out<'_, f32>, rows: u32, d: u32);

@@ -32,6 +32,7 @@ mod prefixes;
 pub mod probe;
 mod product;
 pub mod profile;
+mod rows;
 mod rules;
 mod sae;
 mod stream;

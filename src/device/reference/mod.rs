@@ -4,6 +4,7 @@
 //! the oracle that other backends are tested against.
 
 mod lm;
+mod rows;
 mod sae;
 mod select;
 

@@ -21,7 +21,7 @@ use std::ops::Range;
 const GRAIN: usize = 16 << 10;
 
 /// Shares out `rows` rows of `width` floats; `task` gets the rows and their part of `out`.
-fn for_rows(
+pub(super) fn for_rows(
     pool: &Pool,
     rows: usize,
     width: usize,

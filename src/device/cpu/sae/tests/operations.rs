@@ -2,12 +2,19 @@
 //! instruction sets.
 
 use super::suite::operations::{agree_with_the_reference, bits, dense, everything};
-use super::suite::{Choice, Shape};
+use super::suite::{Choice, Shape, rows};
 use super::*;
 
 #[test]
 fn every_operation_agrees_with_the_f64_reference() {
     agree_with_the_reference(&devices(&[2]));
+}
+
+#[test]
+fn rows_are_gathered_and_looked_through() {
+    let devices = devices(&[1, 3]);
+    rows::are_gathered(&devices);
+    rows::are_looked_through(&devices);
 }
 
 #[test]
