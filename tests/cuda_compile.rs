@@ -173,6 +173,51 @@ fn every_kernel_compiles_within_its_budget() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The kernels of the tests of wrappers, with the instructions that each wrapper stands for.
+#[test]
+fn every_wrapper_compiles_to_its_instruction() {
+    let Some(wheels) = wheels() else {
+        return;
+    };
+    let source = backpropd::device::cuda::compile::Source {
+        name: "wrappers.cu",
+        text: include_str!("cuda_double/wrappers.cu"),
+    };
+    let expected: [(&str, &[&str]); 12] = [
+        ("wrap_shuffles", &["SHFL"]),
+        ("wrap_votes", &["VOTE", "MATCH"]),
+        ("wrap_barriers", &["BAR"]),
+        ("wrap_numbers", &["F2F", "F2FP", "MUFU"]),
+        ("wrap_copies", &["LDGSTS", "LDGDEPBAR", "DEPBAR"]),
+        ("wrap_matrices", &["LDSM"]),
+        ("wrap_mma_bf16", &["HMMA"]),
+        ("wrap_mma_f16", &["HMMA"]),
+        ("wrap_wgmma_bf16", &["HGMMA"]),
+        ("wrap_wgmma_f16", &["HGMMA"]),
+        ("wrap_registers", &["USETMAXREG"]),
+        ("wrap_transactions", &["SYNCS", "UBLKCP"]),
+    ];
+    let mut wrong = Vec::new();
+    for arch in ARCHITECTURES {
+        let (code, log) = compile(&source, arch, &["--ptxas-options=-v"]).unwrap();
+        let instructions = opcodes(&wheels, &code);
+        for (name, usage) in usages(&log) {
+            if usage.spilled > 0 {
+                wrong.push(format!("{name} ({arch}): {usage:?}"));
+            }
+        }
+        // The last four are of sm_90a.
+        let there = if arch == "sm_90a" { 12 } else { 8 };
+        for (name, wanted) in &expected[..there] {
+            for opcode in wanted.iter().filter(|o| !instructions[*name].contains(**o)) {
+                let has = &instructions[*name];
+                wrong.push(format!("{name} ({arch}) has no {opcode}: {has:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn what_is_no_kernel_is_an_error_with_the_compilers_words() {
     if wheels().is_none() {

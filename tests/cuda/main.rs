@@ -26,3 +26,5 @@ mod profile;
 mod start;
 mod traffic;
 mod traffic_model;
+mod wrappers;
+mod wrappers_tensor;

@@ -65,7 +65,7 @@ pub fn build(variant: &Variant) -> Option<PathBuf> {
     };
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_double");
     let mut units = Vec::new();
-    for (folder, end) in [(&own, "cpp"), (&variant.kernels, "cu")] {
+    for (folder, end) in [(&own, "cpp"), (&own, "cu"), (&variant.kernels, "cu")] {
         let entries = std::fs::read_dir(folder).unwrap();
         units.extend(
             entries
