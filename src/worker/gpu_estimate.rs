@@ -37,12 +37,13 @@ pub fn gpu_estimate(need: &Need<'_>, free: u64) -> (GpuEstimate, Keep) {
     let skip = if sae.skip { d * d } else { 0 };
     let weights = (2 * f * d + 4 * f + d + skip) * REAL;
     let one_batch = need.captured * batch * d * REAL;
+    let shadow = shadow(config.training.amp, f * d);
     let mut parts = vec![
         (
             "language model",
             lm.weight_bytes(config.model.precision) as u64,
         ),
-        ("autoencoder weights", sites * weights),
+        ("autoencoder weights", sites * (weights + shadow)),
         ("gradients", sites * weights),
         ("moments", sites * 2 * weights),
         // What a pass worked on is kept for the next one.
@@ -102,6 +103,14 @@ fn kept(sae: &SaeSpec, d: u64, batch: u64, micro: u64) -> u64 {
     (edges + aux) * EDGE + micro * d * (2 + prefixes) * REAL
 }
 
+/// What stays of an encoder of so many numbers beside it, rounded for tensor cores.
+fn shadow(amp: Amp, numbers: u64) -> u64 {
+    match amp {
+        Amp::Off => 0,
+        Amp::Bf16 | Amp::Fp16 => numbers * REAL / 2,
+    }
+}
+
 /// Edges of the codes, and of those of AuxK.
 fn edges(sae: &SaeSpec, d: u64, batch: u64, micro: u64) -> (u64, u64) {
     // Variants without k begin dense: half of the latents are above zero.
@@ -152,14 +161,14 @@ fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64) -> u64 {
     let decoded = decoded(lm, config.model.precision);
     let mlp = |rows: u64| rows * (up + 1) * lm.d_mlp as u64 * REAL + decoded;
     let forward = mlp(contexts * size);
-    // Pre-activations of a stretch, and the best; for tensor cores the factors in bf16, and what
+    // Pre-activations of a stretch, and the best; for tensor cores the tokens in 16 bits, and what
     // passed a bound.
     let encoder = |tokens: u64, k: Option<f64>| {
         let k = k.map_or(0, |k| k as u64);
         let stretch = (tokens * f * REAL).min(STRETCH) + tokens * k * CANDIDATE;
         match config.training.amp {
             Amp::Off => stretch,
-            _ => stretch + (tokens + f) * d * REAL / 2 + tokens * (8 * k).max(256) * CANDIDATE,
+            _ => stretch + tokens * d * REAL / 2 + tokens * (8 * k).max(256) * CANDIDATE,
         }
     };
     let tokens = if sae.k().is_some() { batch } else { micro };
@@ -189,6 +198,7 @@ fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64) -> u64 {
     let pass = mlp(rows).max(logits + decoded);
     let rows_there = rows * d * (need.captured + 4) * REAL;
     let sites = config.model.hooks.len() as u64;
-    let measures = sites * weights + rows_there + pass.max(encoder(rows, sae.k()));
+    let weights = sites * (weights + shadow(config.training.amp, f * d));
+    let measures = weights + rows_there + pass.max(encoder(rows, sae.k()));
     forward.max(step).max(measures)
 }

@@ -23,6 +23,7 @@ mod planted_filter;
 mod planted_gather;
 mod planted_halves;
 mod profile;
+mod shadow;
 mod start;
 mod traffic;
 mod traffic_model;

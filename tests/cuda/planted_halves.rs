@@ -41,6 +41,24 @@ pub const MUTANTS: &[Mutant] = &[
         "F::of((row[c]",
     ),
     (
+        "Adam writes the shadow of the row below",
+        "elements.cu",
+        "rounded + place_of(r, c, padded, panels)) = four",
+        "rounded + place_of(r ? r - 1 : 0, c, padded, panels)) = four",
+    ),
+    (
+        "Adam writes shadows in the other format",
+        "elements.cu",
+        "if (f16) adam.row<F16>",
+        "if (!f16) adam.row<F16>",
+    ),
+    (
+        "Adam rounds no last columns",
+        "elements.cu",
+        "rounded[place_of(r, c, padded, panels)] = F::of(step<1>(first + c).v[0]);",
+        "step<1>(first + c);",
+    ),
+    (
         "the loss scale stays in the sums",
         "latents.cu",
         "sum.v[w] *= s.factor;",

@@ -71,12 +71,23 @@ fn dense_rest(shape: &Shape) -> Vec<Line> {
     let columns = 4.0 * d * (3.0 * b + f);
     // Warps of 32 columns each ask for a row's weight or a column's mean.
     let weights = SECTOR * f * d / 32.0;
+    // With `amp` W_enc's rounding is written with it.
+    let (alone, with) = match shape.amp {
+        Amp::Off => (all, 0.0),
+        _ => (all - matrix, matrix),
+    };
     vec![
         // 28 bytes a parameter.
-        exact("adam.param", [all, all, all]),
-        exact("adam.grad", [all, all, 0.0]),
-        exact("adam.mean", [all, all, all]),
-        exact("adam.square", [all, all, all]),
+        exact("adam.param", [alone, alone, alone]),
+        exact("adam.grad", [alone, alone, 0.0]),
+        exact("adam.mean", [alone, alone, alone]),
+        exact("adam.square", [alone, alone, alone]),
+        // … and 2.
+        exact("adam_rounded.param", [with, with, with]),
+        exact("adam_rounded.grad", [with, with, 0.0]),
+        exact("adam_rounded.mean", [with, with, with]),
+        exact("adam_rounded.square", [with, with, with]),
+        exact("adam_rounded.rounded", [0.0, 0.0, with / 2.0]),
         exact("square_partials.input", [all, all, 0.0]),
         // As both factors of its product, as it is written; a compiler may see that they are one.
         exact("row_norms.w", [2.0 * matrix, matrix, 0.0]),
@@ -185,7 +196,7 @@ fn by_token(shape: &Shape) -> Vec<Line> {
     lines
 }
 
-/// Factors of products: x and W_enc. With `amp` also the rows that are gathered: x and G.
+/// Factors of products: x and, in a run's first step, W_enc. With `amp` also the rows that are gathered: x and G.
 fn roundings(shape: &Shape) -> Vec<Line> {
     let [b, d, f, _] = numbers(shape);
     let factors = 4.0 * d * (b + f);

@@ -25,7 +25,7 @@ struct Figures {
     steps: usize,
     #[serde(flatten)]
     floors: Floors,
-    /// x·W_encᵀ, a stretch of latents at a time, with the rounding of its factors.
+    /// x·W_encᵀ, a stretch of latents at a time, with the rounding of x.
     product_seconds: f64,
     product_tflops: f64,
     /// The product with its selection.

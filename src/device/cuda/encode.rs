@@ -192,7 +192,7 @@ impl Operands {
     fn new(cuda: &Cuda, product: &Product<'_>) -> Result<Self> {
         Ok(match Half::of(cuda.amp) {
             None => Self::F32,
-            Some(half) => Self::Rounded(Rounded::new(cuda, product, half)?),
+            Some(half) => Self::Rounded(Rounded::kept(cuda, product, half)?),
         })
     }
 

@@ -90,7 +90,8 @@ impl Half {
         Ok(Some(largest))
     }
 
-    fn flag(self) -> u32 {
+    /// As kernels take it.
+    pub fn flag(self) -> u32 {
         u32::from(self == Self::F16)
     }
 }

@@ -337,6 +337,12 @@ kernels! {
             n: u64, scale: f32, beta1: f32, rest1: f32, beta2: f32, rest2: f32, eps: f32,
             kept: f32, rate: f32, root: f32,
         );
+        adam_rounded(
+            param: Out<'_, f32>, grad: Floats<'_>, mean: Out<'_, f32>, square: Out<'_, f32>,
+            rounded: Out<'_, u16>, rows: u32, d: u32, padded: u32, panels: u32, f16: u32,
+            scale: f32, beta1: f32, rest1: f32, beta2: f32, rest2: f32, eps: f32, kept: f32,
+            rate: f32, root: f32,
+        );
         scaled(input: Floats<'_>, out: Out<'_, f32>, n: u64, factor: f32);
         clamp_below(buf: Out<'_, f32>, n: u64, least: f32);
     }

@@ -2,11 +2,12 @@
 
 use super::fault;
 use super::profile::Recorder;
+use super::shadow::Shadow;
 use crate::domain::Result;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// One GPU, the stream on which all work runs in order, and one for batches that come meanwhile.
 pub struct Gpu {
@@ -45,16 +46,38 @@ pub struct Memory<T> {
     len: usize,
     gpu: Arc<Gpu>,
     of: PhantomData<T>,
+    /// What these numbers are when rounded. There only while nothing has written them since: all
+    /// that writes asks [`Memory::place_to_write`] for the place.
+    shadow: Mutex<Option<Arc<Shadow>>>,
 }
 
 impl Memory<f32> {
+    /// The rounded numbers, where they are kept.
+    pub(super) fn shadow(&self) -> Option<Arc<Shadow>> {
+        let shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
+        shadow.clone()
+    }
+
+    /// Keeps what these numbers are when rounded, until something writes them.
+    pub(super) fn keep(&self, rounded: Arc<Shadow>) {
+        let mut shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
+        *shadow = Some(rounded);
+    }
+
+    /// The rounded numbers, which are no longer kept here; none where somebody else has them too.
+    pub(super) fn take_shadow(&mut self) -> Option<Shadow> {
+        let shadow = self.shadow.get_mut();
+        let shadow = shadow.unwrap_or_else(PoisonError::into_inner).take();
+        shadow.and_then(Arc::into_inner)
+    }
+
     /// Copies `host` here on the stream of copies, whenever that comes to it.
     ///
     /// # Safety
     /// `host` is pinned, and there and unchanged until the copy is done; no work that uses this
     /// memory runs meanwhile.
     pub(super) unsafe fn write_aside(&mut self, host: &[f32]) -> Result<()> {
-        let to = self.place(0, host.len());
+        let to = self.place_to_write(0, host.len());
         if host.is_empty() {
             return Ok(());
         }
@@ -94,6 +117,7 @@ impl<T: bytemuck::Pod> Memory<T> {
             len: 0,
             gpu: gpu.clone(),
             of: PhantomData,
+            shadow: Mutex::new(None),
         }
     }
 
@@ -145,7 +169,7 @@ impl<T: bytemuck::Pod> Memory<T> {
 
     /// Sets all bytes of `len` numbers from `at`.
     pub fn fill(&mut self, at: usize, len: usize, byte: u8) -> Result<()> {
-        let to = self.place(at, len);
+        let to = self.place_to_write(at, len);
         if len == 0 {
             return Ok(());
         }
@@ -159,7 +183,7 @@ impl<T: bytemuck::Pod> Memory<T> {
         })
     }
 
-    /// The address of element `at`, from which `len` elements lie within this memory.
+    /// The address of element `at`, for what reads there, from which `len` elements lie within this memory.
     ///
     /// # Panics
     /// Where they do not.
@@ -172,9 +196,18 @@ impl<T: bytemuck::Pod> Memory<T> {
         self.at + (at * size_of::<T>()) as CUdeviceptr
     }
 
+    /// … for what writes there.
+    fn place_to_write(&mut self, at: usize, len: usize) -> CUdeviceptr {
+        *self
+            .shadow
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+        self.place(at, len)
+    }
+
     /// Copies `host` to `self[at..]`.
     pub fn write(&mut self, at: usize, host: &[T]) -> Result<()> {
-        let to = self.place(at, host.len());
+        let to = self.place_to_write(at, host.len());
         if host.is_empty() {
             return Ok(());
         }
@@ -215,7 +248,7 @@ impl<T: bytemuck::Pod> Memory<T> {
 
     /// Copies `len` numbers of `from` here.
     pub fn copy(&mut self, at: usize, from: &Self, from_at: usize, len: usize) -> Result<()> {
-        let (to, from) = (self.place(at, len), from.place(from_at, len));
+        let (to, from) = (self.place_to_write(at, len), from.place(from_at, len));
         if len == 0 {
             return Ok(());
         }
@@ -241,7 +274,7 @@ impl<T: bytemuck::Pod> Memory<T> {
 
     /// `len` numbers from `at`, for a kernel to write, or to read and write.
     pub fn output_at(&mut self, at: usize, len: usize) -> Out<'_, T> {
-        Out(self.place(at, len), PhantomData)
+        Out(self.place_to_write(at, len), PhantomData)
     }
 }
 
@@ -255,7 +288,7 @@ impl Memory<u8> {
 impl Memory<f64> {
     /// The lower half of number `at`, for a kernel to count in.
     pub fn half(&mut self, at: usize) -> Out<'_, u32> {
-        Out(self.place(at, 1), PhantomData)
+        Out(self.place_to_write(at, 1), PhantomData)
     }
 }
 

@@ -35,6 +35,7 @@ pub mod profile;
 mod rows;
 mod rules;
 mod sae;
+mod shadow;
 mod stream;
 mod sums;
 mod tensor;

@@ -381,25 +381,7 @@ impl SaeOps for Cuda {
         m: &mut Buf,
         v: &mut Buf,
     ) -> Result<()> {
-        let n = param.len();
-        self.kernels.adam(
-            &self.gpu,
-            Shape::threads(n.div_ceil(4)),
-            param.output(n),
-            grad.input(0, n),
-            m.output(n),
-            v.output(n),
-            n as u64,
-            step.grad_scale as f32,
-            step.beta1 as f32,
-            (1.0 - step.beta1) as f32,
-            step.beta2 as f32,
-            (1.0 - step.beta2) as f32,
-            step.eps as f32,
-            (1.0 - step.lr * step.decay) as f32,
-            (step.lr / step.correction1) as f32,
-            (1.0 / step.correction2.sqrt()) as f32,
-        )
+        self.optimised(step, param, grad, m, v)
     }
 
     fn clamp_below(&self, buf: &mut Buf, least: f64) -> Result<()> {

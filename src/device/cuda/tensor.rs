@@ -6,8 +6,10 @@ use super::halves::Half;
 use super::kernels::Kernels;
 use super::launch::{Shape, count};
 use super::memory::{In, Memory};
+use super::shadow::Shadow;
 use super::stream::Lists;
 use crate::domain::Result;
+use std::sync::Arc;
 
 /// Bytes in which a block gathers what passes a bound: 8 warps of 128 numbers and places.
 const STAGED: usize = 8 * 128 * 8;
@@ -28,31 +30,39 @@ pub struct Rounded {
     half: Half,
     tokens: usize,
     x: Memory<u16>,
-    w: Memory<u16>,
+    w: Arc<Shadow>,
     /// Length of a row: a multiple of 8, or of the depth of panels.
     pub k: usize,
 }
 
 impl Rounded {
+    /// … of which the encoder's rows are kept beside them, for as long as they are the same.
+    pub fn kept(cuda: &Cuda, product: &Product<'_>, half: Half) -> Result<Self> {
+        let shape = [product.d_sae, product.d_in];
+        let w = Shadow::kept(cuda, product.w_enc, half, shape)?;
+        Self::with(cuda, product, half, w)
+    }
+
+    /// … of which nothing stays.
     pub fn new(cuda: &Cuda, product: &Product<'_>, half: Half) -> Result<Self> {
-        let (x, d, d_sae) = (product.x, product.d_in, product.d_sae);
+        let shape = [product.d_sae, product.d_in];
+        let w = Shadow::of(cuda, product.w_enc, half, shape)?;
+        Self::with(cuda, product, half, Arc::new(w))
+    }
+
+    fn with(cuda: &Cuda, product: &Product<'_>, half: Half, w: Arc<Shadow>) -> Result<Self> {
+        let (x, d, k) = (product.x, product.d_in, w.k);
         let center = product.center.map(|center| center.input(0, d));
         let rows = x.buf.input(x.first * d, x.count * d);
-        let w = product.w_enc.input(0, d_sae * d);
-        let (x, w, k) = if cuda.wgmma {
-            let x = half.panels(cuda, rows, center, None, [x.count, d, HOPPER[0]])?;
-            let w = half.panels(cuda, w, None, None, [d_sae, d, HOPPER[1]])?;
-            (x, w, d.next_multiple_of(DEPTH))
+        let rounded = if cuda.wgmma {
+            half.panels(cuda, rows, center, None, [x.count, d, HOPPER[0]])?
         } else {
-            let k = d.next_multiple_of(8);
-            let x = half.rows(cuda, rows, center, 1.0, [x.count, d, k])?;
-            (x, half.rows(cuda, w, None, 1.0, [d_sae, d, k])?, k)
+            half.rows(cuda, rows, center, 1.0, [x.count, d, k])?
         };
-        let tokens = product.x.count;
         Ok(Self {
             half,
-            tokens,
-            x,
+            tokens: x.count,
+            x: rounded,
             w,
             k,
         })
@@ -71,7 +81,8 @@ impl Rounded {
     /// The encoder's rows from `row`.
     pub fn b(&self, row: usize) -> In<'_, u16> {
         let at = row * self.k;
-        self.w.input(at, self.w.len() - at)
+        let w = &self.w.numbers;
+        w.input(at, w.len() - at)
     }
 
     /// Panels in a row.
