@@ -4,7 +4,8 @@
 use super::cuda_double::build::{Sanitizer, Variant, build};
 use super::planted::Mutant;
 use super::{
-    planted, planted_codes, planted_dense, planted_filter, planted_gather, planted_halves,
+    planted, planted_batch, planted_codes, planted_dense, planted_filter, planted_gather,
+    planted_halves,
 };
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -14,7 +15,7 @@ fn full() -> bool {
 }
 
 /// The tests of operations, the quickest first.
-const TESTS: [&str; 28] = [
+const TESTS: &[&str] = &[
     "operations::factors_are",
     "operations::rows_are_gathered_and",
     "operations::nan_is",
@@ -22,6 +23,9 @@ const TESTS: [&str; 28] = [
     "dense::a_matrix_on",
     "operations::where_more",
     "operations::a_later_latent",
+    "batch::what_is_guessed",
+    "batch::a_guess",
+    "batch::of_equal",
     "filter::what_rounding",
     "filter::what_the_order",
     "filter::where_too_many",
@@ -95,6 +99,7 @@ fn copy_kernels(to: &Path) {
 fn planted() -> Vec<Mutant> {
     let mut all = [
         planted::MUTANTS,
+        planted_batch::MUTANTS,
         planted_codes::MUTANTS,
         planted_dense::MUTANTS,
         planted_filter::MUTANTS,
@@ -125,7 +130,7 @@ fn every_planted_bug_is_seen() {
     let Some(whole) = build(&Variant::default()) else {
         return;
     };
-    assert!(failing(&TESTS, &whole, &[], &[]).is_none());
+    assert!(failing(TESTS, &whole, &[], &[]).is_none());
     let (mut missed, mut seen) = (Vec::new(), Vec::new());
     // One of its words picks some, while a kernel is worked on.
     let word = std::env::var("BACKPROPD_PLANTED").unwrap_or_default();

@@ -4,6 +4,7 @@
 //! that writes it and those that read it; the whole [B, F] is never there.
 
 use super::Cuda;
+use super::batch;
 use super::codes::Codes;
 use super::compact::Compact;
 use super::filter;
@@ -157,17 +158,16 @@ fn streamed(
     operands: &Operands,
     pick: &Pick<'_, Cuda>,
 ) -> Result<Option<(Codes, Later)>> {
-    let Select::TopK {
-        k,
-        scale,
-        among: None,
-    } = pick.select
-    else {
-        return Ok(None);
-    };
-    match operands {
-        Operands::F32 => filter::topk(cuda, product, k, scale),
-        Operands::Rounded(rounded) => stream::topk(cuda, product, rounded, k, scale),
+    match (&pick.select, operands) {
+        (Select::TopK { among: Some(_), .. }, _) => Ok(None),
+        (&Select::TopK { k, scale, .. }, Operands::F32) => filter::topk(cuda, product, k, scale),
+        (&Select::TopK { k, scale, .. }, Operands::Rounded(rounded)) => {
+            stream::topk(cuda, product, rounded, k, scale)
+        }
+        (&Select::BatchTopK { total, scale }, Operands::Rounded(rounded)) => {
+            batch::topk(cuda, product, rounded, total, scale)
+        }
+        _ => Ok(None),
     }
 }
 

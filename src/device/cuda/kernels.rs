@@ -305,6 +305,25 @@ kernels! {
             latents: u32,
         );
     }
+    "batch.cu" {
+        batch_histogram(
+            counts: Ints<'_>, keys: In<'_, u64>, state: Ints<'_>, histogram: Out<'_, u32>,
+            tokens: u32, length: u32, shift: u32,
+        );
+        batch_prune(
+            counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>, bounds: Out<'_, f32>,
+            state: Ints<'_>, overflow: Out<'_, u32>, tokens: u32, length: u32,
+        );
+        batch_count(
+            counts: Ints<'_>, keys: In<'_, u64>, state: Ints<'_>, above: Out<'_, u32>,
+            equal: Out<'_, u32>, tokens: u32, length: u32,
+        );
+        batch_emit(
+            counts: Ints<'_>, keys: In<'_, u64>, pres: Floats<'_>, state: Ints<'_>,
+            ties: Ints<'_>, row_ptr: Out<'_, u32>, latents: Out<'_, u32>, edges: Out<'_, f32>,
+            overflow: Out<'_, u32>, tokens: u32, length: u32, total: u32,
+        );
+    }
     "gather.cu" {
         gather_rows(
             from: Floats<'_>, pick: Ints<'_>, to: Out<'_, f32>, rows: u32, d: u32,

@@ -9,6 +9,7 @@
 //! and there are no atomics but those of integers whose order cannot show.
 
 mod arrival;
+mod batch;
 mod cache;
 mod codes;
 mod compact;

@@ -16,7 +16,7 @@ use crate::domain::Result;
 /// As many pre-activations as a warp holds.
 pub const FIRST: usize = 1024;
 /// Tokens of a block, one a warp.
-const WARPS: usize = 8;
+pub const WARPS: usize = 8;
 /// Beyond, numbers of a block do not fit in the shared memory that needs no asking for.
 const MOST: usize = 256;
 
@@ -69,6 +69,11 @@ pub fn first(cuda: &Cuda) -> usize {
         .min(FIRST)
 }
 
+/// Places for what passes of a token: eight times what is expected to.
+pub fn room(k: usize) -> usize {
+    (8 * k).max(256)
+}
+
 /// The k best of every token, and later whether they are not: 0, unless more passed a bound than
 /// there was room for. `None` where this way is not open.
 pub fn topk(
@@ -83,8 +88,7 @@ pub fn topk(
         return Ok(None);
     }
     let mut best = Best::new(cuda, product, rounded, k, scale)?;
-    // Eight times what is expected to pass.
-    let mut lists = Lists::new(cuda, tokens, (8 * k).max(256))?;
+    let mut lists = Lists::new(cuda, tokens, room(k))?;
     let overflow = cuda.later_bits(0, f64::from)?;
     let mut seen = first;
     while seen < d_sae {

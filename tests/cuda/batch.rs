@@ -1,0 +1,152 @@
+//! BatchTopK out of the product's epilogue: what it guesses, and when it says that it was wrong.
+
+use super::cuda_double::gpu;
+use super::device_suite::{coarse, up};
+use backpropd::device::cuda::Cuda;
+use backpropd::device::reference::Reference;
+use backpropd::device::sae::{Encode, HostCodes, Pick, Rows, SaeOps, Select};
+use backpropd::domain::Amp;
+
+const TOKENS: usize = 70;
+const D: usize = 16;
+const LATENTS: usize = 1300;
+
+struct Case {
+    x: Vec<f64>,
+    w: Vec<f64>,
+    scale: Vec<f64>,
+    total: usize,
+}
+
+impl Case {
+    /// Numbers that 16 bits hold and of which many are equal.
+    fn new(total: usize) -> Self {
+        let scale = coarse(LATENTS, 3).iter().map(|v| v.abs() + 0.25).collect();
+        Self {
+            x: coarse(TOKENS * D, 1),
+            w: coarse(LATENTS * D, 2),
+            scale,
+            total,
+        }
+    }
+
+    /// The codes, and what is told later where the device guesses.
+    fn run<T: SaeOps>(
+        &self,
+        device: &T,
+        guess: bool,
+    ) -> (Vec<u32>, Vec<u32>, Vec<f64>, Option<f64>) {
+        let [x, w_enc, scale] = [&self.x, &self.w, &self.scale].map(|v| up(device, v));
+        let b_enc = up(device, &vec![0.0; LATENTS]);
+        let product = Encode {
+            x: Rows::of(&x, TOKENS),
+            center: None,
+            w_enc: &w_enc,
+            b_enc: &b_enc,
+            d_in: D,
+            d_sae: LATENTS,
+        };
+        let mut codes = device.new_codes();
+        let pick = Pick {
+            select: Select::BatchTopK {
+                total: self.total,
+                scale: Some(&scale),
+            },
+            codes: &mut codes,
+        };
+        let picks = &mut [pick];
+        let wrong = match guess {
+            true => device.try_encode(&product, picks).unwrap(),
+            false => device.encode(&product, picks).map(|()| None).unwrap(),
+        };
+        let wrong = wrong.map(|wrong| device.numbers(vec![wrong]).unwrap()[0][0]);
+        let HostCodes {
+            row_ptr,
+            latent,
+            pre,
+        } = device.download_codes(&codes).unwrap();
+        let pre = pre
+            .iter()
+            .map(|p| backpropd::device::Real::to_f64(*p))
+            .collect();
+        (row_ptr, latent, pre, wrong)
+    }
+}
+
+/// With and without warpgroups, in two orders of threads and blocks.
+fn devices() -> Vec<Cuda> {
+    let device = |schedule| {
+        let gpu = gpu()?;
+        gpu.schedule(schedule);
+        Some(gpu.open().with_amp(Amp::Bf16).with_first(64))
+    };
+    let portable = device(1).map(Cuda::without_wgmma);
+    [device(77), portable].into_iter().flatten().collect()
+}
+
+#[test]
+fn what_is_guessed_of_a_batch_is_what_a_sort_has() {
+    for total in [1, TOKENS * 3 + 1, TOKENS * 40] {
+        let case = Case::new(total);
+        let expected = case.run(&Reference::<f64>::new(), false);
+        assert_eq!(expected.1.len(), total);
+        for device in devices() {
+            let got = case.run(&device, true);
+            assert_eq!(got.3, Some(0.0), "{total}");
+            assert_eq!(
+                (got.0, got.1, got.2),
+                (expected.0.clone(), expected.1.clone(), expected.2.clone())
+            );
+        }
+    }
+}
+
+/// All keys are 1. The bound is 1 as soon as the first latents were seen, and of the first tokens
+/// later latents win, too.
+#[test]
+fn of_equal_keys_those_of_earlier_tokens_win_whenever_they_are_seen() {
+    let active = |j: usize| j.is_multiple_of(3) && j < 64 || j.is_multiple_of(16);
+    let total = 10 * (0..LATENTS).filter(|j| active(*j)).count() + 50;
+    let case = Case {
+        x: vec![1.0; TOKENS * D],
+        w: (0..LATENTS * D)
+            .map(|i| if active(i / D) { 1.0 / D as f64 } else { -1.0 })
+            .collect(),
+        scale: vec![1.0; LATENTS],
+        total,
+    };
+    let expected = case.run(&Reference::<f64>::new(), false);
+    for device in devices() {
+        let (row_ptr, latents, _, wrong) = case.run(&device, true);
+        assert_eq!(wrong, Some(0.0));
+        assert_eq!((row_ptr, latents), (expected.0.clone(), expected.1.clone()));
+    }
+}
+
+/// A token that takes more than its list holds, fewer positive keys than are sought, and numbers that
+/// are none.
+#[test]
+fn a_guess_that_is_wrong_says_so_and_without_it_the_codes_are_right() {
+    let mut hungry = Case::new(TOKENS * 8);
+    hungry.x[5 * D..6 * D].fill(64.0);
+    hungry.w.iter_mut().for_each(|w| *w += 1.0);
+    let mut few = Case::new(TOKENS * 190);
+    few.x[TOKENS / 8 * D..].fill(0.0);
+    for case in [hungry, few] {
+        let expected = case.run(&Reference::<f64>::new(), false);
+        for device in devices() {
+            let got = case.run(&device, true);
+            assert_eq!(got.3, Some(1.0));
+            // Whatever they are, they can be gone over.
+            assert_eq!(got.0.last().copied(), Some(case.total as u32));
+            assert!(got.1.iter().all(|latent| (*latent as usize) < LATENTS));
+            assert_eq!(case.run(&device, false), expected);
+        }
+    }
+    let mut none = Case::new(TOKENS * 3);
+    none.w[77 * D] = f64::NAN;
+    for device in devices() {
+        let (_, latents, _, wrong) = none.run(&device, true);
+        assert_eq!((wrong, latents.contains(&77)), (Some(0.0), false));
+    }
+}
