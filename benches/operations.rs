@@ -69,6 +69,7 @@ impl Bench {
             b_enc: &b_enc,
             d_in: D,
             d_sae: LATENTS,
+            rounded: true,
         };
         let scale = Some(&norms);
         self.time("2 product without selection", |d| {

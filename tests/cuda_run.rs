@@ -356,6 +356,15 @@ fn the_estimate_of_the_gpus_memory_stands_against_its_measured_peak() {
     let standard = "sae={ variant = \"standard\", d_sae = 2048 }";
     for (what, settings) in [
         ("wide", &["sae.d_sae=8192"][..]),
+        (
+            "filter",
+            &[
+                "sae.d_sae=2048",
+                "sae.k=64",
+                "sae.aux_coefficient=0",
+                "training.batch_size=512",
+            ],
+        ),
         ("auxk", &["sae.d_sae=4096", "training.batch_size=256", dead]),
         ("bf16", &["sae.d_sae=4096", "training.amp=bf16"]),
         ("dense", &[standard]),

@@ -50,6 +50,7 @@ fn the_estimate_of_a_run_stands_against_its_measured_peak() {
         let estimate = estimates.last().unwrap();
         let peak = &events.last().unwrap()["peak_memory"];
         let share = estimate["bytes"].as_f64().unwrap() / peak.as_f64().unwrap();
+        println!("{out}: {share:.2} of {peak}");
         let parts = &estimate["parts"];
         assert!(
             SHARE.contains(&share),

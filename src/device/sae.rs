@@ -115,6 +115,9 @@ pub struct Encode<'a, B> {
     pub d_in: usize,
     /// Number of latents F.
     pub d_sae: usize,
+    /// Factors may be rounded to what `training.amp` says. Measures don't: their activations come as
+    /// the model has them, without a factor that brings them into the range of fp16.
+    pub rounded: bool,
 }
 
 /// One selection of an encoder product.

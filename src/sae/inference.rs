@@ -89,6 +89,7 @@ impl<D: SaeOps> Inference<D> {
             b_enc: &self.b_enc,
             d_in: self.dims.d_in,
             d_sae: self.dims.d_sae,
+            rounded: false,
         };
         let select = match &self.choice {
             Choice::TopK(k) => Select::TopK {

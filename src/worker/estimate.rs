@@ -3,10 +3,13 @@
 use super::gpu_estimate;
 use crate::activations::Keep;
 use crate::config::RunConfig;
+use crate::device::cpu::isa::Isa;
+use crate::device::cpu::sieve_bytes;
 use crate::domain::{Code, Error, Result};
 use crate::lm::LmSpec;
 use crate::protocol::{Fact, GpuEstimate};
-use crate::sae::{SaeSpec, spec::Variant};
+use crate::sae::SaeSpec;
+use crate::sae::spec::{Pool, Variant};
 use crate::system::memory;
 use std::collections::BTreeMap;
 
@@ -210,34 +213,50 @@ fn step(sae: &SaeSpec, d: u64, batch: u64, micro: u64) -> u64 {
         Variant::TopK(topk) => topk.widths.len().max(1) as u64,
         _ => 1,
     };
-    // Variants without k begin dense: half of the latents are above zero.
-    let codes = match sae.k() {
-        Some(k) => selection(batch, k as u64),
-        None => micro * sae.d_sae as u64 / 2 * EDGE,
-    };
     let aux = match &sae.variant {
         Variant::TopK(topk) if topk.aux_coefficient > 0.0 => {
-            selection(batch, topk.k_aux.map_or(d / 2, |k| k as u64))
+            Some(topk.k_aux.map_or(d / 2, |k| k as u64))
         }
-        _ => 0,
+        _ => None,
     };
-    micro * d * (2 + prefixes) * REAL + codes + aux
+    micro * d * (2 + prefixes) * REAL + codes(sae, d, batch, micro, aux)
 }
 
-/// The edges of `k` latents a token, and the candidates that they are chosen from.
-fn selection(tokens: u64, k: u64) -> u64 {
-    tokens * (k * EDGE + (2 * k + SLACK) * CANDIDATE)
+/// The edges of a batch, those of `aux` latents a token included, and what they are chosen from.
+fn codes(sae: &SaeSpec, d: u64, batch: u64, micro: u64, aux: Option<u64>) -> u64 {
+    // Variants without k begin dense: half of the latents are above zero.
+    let Some(k) = sae.k() else {
+        return micro * sae.d_sae as u64 / 2 * EDGE;
+    };
+    let k = k as u64;
+    let candidates = |k: u64| batch * (2 * k + SLACK) * CANDIDATE;
+    let others = aux.map_or(0, candidates);
+    let chosen_from = match sieved(sae, d, batch) {
+        // One selection after the other.
+        Some(lists) => lists.max(others),
+        None => candidates(k) + others,
+    };
+    batch * (k + aux.unwrap_or(0)) * EDGE + chosen_from
+}
+
+/// What TopK among all latents takes where the machine has AMX.
+fn sieved(sae: &SaeSpec, d: u64, tokens: u64) -> Option<u64> {
+    let Variant::TopK(topk) = &sae.variant else {
+        return None;
+    };
+    if topk.pool != Pool::Token {
+        return None;
+    }
+    let [tokens, d] = [tokens, d].map(|n| n as usize);
+    let bytes = sieve_bytes(Isa::best(), tokens, topk.k as usize, d, sae.d_sae)?;
+    Some(bytes as u64)
 }
 
 /// The rows of a batch of held-out contexts: captured, gathered, reconstructed on the device
 /// and on the host, and put back; and their codes.
 fn measures(need: &Need<'_>, d: u64) -> u64 {
     let (config, rows) = (need.config, rows_to_measure(need));
-    let codes = match config.sae.k() {
-        Some(k) => selection(rows, k as u64),
-        None => rows * config.sae.d_sae as u64 / 2 * EDGE,
-    };
-    rows * d * (need.captured + 6) * REAL + codes
+    rows * d * (need.captured + 6) * REAL + codes(&config.sae, d, rows, rows, None)
 }
 
 /// Rows of a batch of held-out contexts.

@@ -5,7 +5,8 @@ use crate::activations::Keep;
 use crate::domain::{Amp, Code, Error, Precision, Result};
 use crate::lm::LmSpec;
 use crate::protocol::GpuEstimate;
-use crate::sae::{SaeSpec, spec::Variant};
+use crate::sae::SaeSpec;
+use crate::sae::spec::{Pool, Variant};
 
 const REAL: u64 = size_of::<f32>() as u64;
 /// An edge of codes: latent, p, a, da, dp, and its token, number and latent in the order by
@@ -23,6 +24,10 @@ const STRETCH: u64 = 32 << 20;
 const LOGITS: u64 = 64 << 20;
 /// Rows of the unembedding in one product.
 const HEAD: u64 = 4096;
+
+/// Latents that give each token its first bound, and the k up to which there are bounds at all.
+const FIRST: u64 = 1024;
+const MOST: u64 = 256;
 
 /// The estimate for `need`, with what is `free`, and whether a window of activations fits, too.
 pub fn gpu_estimate(need: &Need<'_>, free: u64) -> (GpuEstimate, Keep) {
@@ -49,8 +54,11 @@ pub fn gpu_estimate(need: &Need<'_>, free: u64) -> (GpuEstimate, Keep) {
         // What a pass worked on is kept for the next one.
         ("forward pass", need.capture),
         ("codes and outputs", sites * kept(sae, d, batch, micro)),
-        ("passes", passes(need, weights, batch, micro)),
     ];
+    let held: u64 = parts.iter().map(|(_, bytes)| bytes).sum::<u64>() + BATCHES * one_batch;
+    let passes = |filter| passes(need, weights, batch, micro, filter);
+    let filter = held + passes(true) <= free;
+    parts.push(("passes", passes(filter)));
     let others: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
     let live = config.activations.cache.is_none();
     let keep = match live && others + one_batch + need.window <= free {
@@ -111,6 +119,21 @@ fn shadow(amp: Amp, numbers: u64) -> u64 {
     }
 }
 
+/// What TopK in f32 takes to ask tensor cores which latents to look at: rounded factors and their
+/// margins, the best, and pre-activations of the first latents or lists of candidates.
+fn filtered(sae: &SaeSpec, tokens: u64, d: u64) -> u64 {
+    let (f, Variant::TopK(topk)) = (sae.d_sae as u64, &sae.variant) else {
+        return 0;
+    };
+    let k = topk.k as u64;
+    if topk.pool != Pool::Token || k > MOST || f <= FIRST {
+        return 0;
+    }
+    let row = d * REAL / 2 + 2 * REAL;
+    let lists = (16 * k).max(256) * CANDIDATE;
+    (tokens + f) * row + tokens * (k * CANDIDATE + lists.max(2 * FIRST * REAL))
+}
+
 /// Edges of the codes, and of those of AuxK.
 fn edges(sae: &SaeSpec, d: u64, batch: u64, micro: u64) -> (u64, u64) {
     // Variants without k begin dense: half of the latents are above zero.
@@ -151,8 +174,8 @@ fn decoded(lm: &LmSpec, precision: Precision) -> u64 {
 }
 
 /// What is taken and given back: the largest of a block of the language model, a step, and a
-/// measurement.
-fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64) -> u64 {
+/// measurement. Selections in f32 have a filter where that fits.
+fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64, filter: bool) -> u64 {
     let (config, lm, sae) = (need.config, need.lm, &need.config.sae);
     let (d, f) = (lm.d_model as u64, sae.d_sae as u64);
     let contexts = config.activations.lm_batch as u64;
@@ -163,10 +186,11 @@ fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64) -> u64 {
     let forward = mlp(contexts * size);
     // Pre-activations of a stretch, and the best; for tensor cores the tokens in 16 bits, and what
     // passed a bound.
-    let encoder = |tokens: u64, k: Option<f64>| {
+    let encoder = |tokens: u64, k: Option<f64>, amp: Amp| {
         let k = k.map_or(0, |k| k as u64);
         let stretch = (tokens * f * REAL).min(STRETCH) + tokens * k * CANDIDATE;
-        match config.training.amp {
+        match amp {
+            Amp::Off if filter => stretch.max(filtered(sae, tokens, d)),
             Amp::Off => stretch,
             _ => stretch + tokens * d * REAL / 2 + tokens * (8 * k).max(256) * CANDIDATE,
         }
@@ -186,7 +210,7 @@ fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64) -> u64 {
         Amp::Off => 0,
         _ => micro * d * REAL / 2,
     };
-    let step = (encoder(tokens, sae.k()) + pieces)
+    let step = (encoder(tokens, sae.k(), config.training.amp) + pieces)
         .max((edges + aux) * SORTED + gathered)
         .max(dense);
     let rows = rows_to_measure(need);
@@ -198,7 +222,7 @@ fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64) -> u64 {
     let pass = mlp(rows).max(logits + decoded);
     let rows_there = rows * d * (need.captured + 4) * REAL;
     let sites = config.model.hooks.len() as u64;
-    let weights = sites * (weights + shadow(config.training.amp, f * d));
-    let measures = weights + rows_there + pass.max(encoder(rows, sae.k()));
+    let selected = encoder(rows, sae.k(), Amp::Off);
+    let measures = sites * weights + rows_there + pass.max(selected);
     forward.max(step).max(measures)
 }

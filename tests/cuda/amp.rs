@@ -7,7 +7,7 @@ use backpropd::device::sae::SaeOps;
 use backpropd::domain::schedule::StepSettings;
 use backpropd::domain::{Amp, Code, Result};
 use backpropd::sae::spec::{JumpRelu, Pool, SaeSpec, Sparsity, TopK, Variant};
-use backpropd::sae::{Batch, OptimSpec, Outcome, SaeTrainer, Sample, StateTensor};
+use backpropd::sae::{Batch, Inference, OptimSpec, Outcome, SaeTrainer, Sample, StateTensor};
 use std::borrow::Cow;
 
 const D: usize = 24;
@@ -291,4 +291,35 @@ fn a_scale_is_restored_and_one_that_cannot_be_is_refused() {
     let bf16 = gpu().unwrap().open().with_amp(Amp::Bf16);
     let state = trainer(&bf16, &topk()).state(&bf16).unwrap();
     assert_eq!(state.len(), without.len());
+}
+
+/// Activations as the model has them are far beyond fp16 where `sae.normalize` brought them into its
+/// range; what is exported computes on them in f32.
+#[test]
+fn measures_round_nothing_whatever_training_does() {
+    let (Some(gpu), cpu) = (gpu(), Cpu::new(1)) else {
+        return;
+    };
+    for amp in [Amp::Fp16, Amp::Bf16] {
+        let device = gpu.open().with_amp(amp).with_dense_from(NEVER);
+        let mut trained = trainer(&device, &topk());
+        moved(&step(&device, &mut trained, 0, 0.5, TOKENS).unwrap());
+        let folded = trained.fold(&device).unwrap();
+        let x = data(1, 3e5);
+        let mut fired = vec![0; 96];
+        let (expected, _) = Inference::new(&cpu, &folded)
+            .unwrap()
+            .reconstruct(&cpu, &x, TOKENS, &mut fired)
+            .unwrap();
+        let (found, _) = Inference::new(&device, &folded)
+            .unwrap()
+            .reconstruct(&device, &x, TOKENS, &mut vec![0; 96])
+            .unwrap();
+        let size = expected.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+        assert!(size > 1e3, "{size}");
+        for (found, expected) in found.iter().zip(&expected) {
+            let error = (found - expected).abs();
+            assert!(error <= 1e-5 * size, "{amp}: {found} for {expected}");
+        }
+    }
 }

@@ -45,6 +45,7 @@ impl Case {
             b_enc: &b_enc,
             d_in: D,
             d_sae: LATENTS,
+            rounded: true,
         };
         let mut codes = device.new_codes();
         let pick = Pick {

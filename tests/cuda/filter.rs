@@ -64,6 +64,7 @@ impl Case {
             b_enc: &b_enc,
             d_in: self.d,
             d_sae: self.bias.len(),
+            rounded: true,
         };
         // Two selections share pre-activations that are written.
         let mut codes = [device.new_codes(), device.new_codes()];

@@ -68,6 +68,7 @@ fn a_sort_of_many_rounds_loses_no_edge() {
         b_enc: &b_enc,
         d_in: 1,
         d_sae: LATENTS,
+        rounded: true,
     };
     device.encode(&product, &mut [pick]).unwrap();
     assert_eq!(device.edges(&codes), TOKENS * LATENTS);
@@ -230,6 +231,7 @@ fn numbers_at_the_ends_of_f16_are_rounded_as_ieee_has_it() {
             b_enc: &b_enc,
             d_in: 1,
             d_sae: 1,
+            rounded: true,
         };
         device.encode(&product, &mut [pick]).unwrap();
         down(&device, device.pre(&codes))
@@ -395,6 +397,7 @@ fn where_more_passes_a_bound_than_there_is_room_for_all_is_looked_at_again() {
             b_enc: &b_enc,
             d_in: d,
             d_sae: latents,
+            rounded: true,
         };
         let codes_of = Pick {
             select,
@@ -440,6 +443,7 @@ fn pre_activations<D: SaeOps>(
         b_enc: &b_enc,
         d_in: d,
         d_sae: latents,
+        rounded: true,
     };
     device.encode(&product, &mut [pick]).unwrap();
     down(device, device.pre(&codes))

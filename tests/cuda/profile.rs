@@ -32,6 +32,7 @@ fn encode(cuda: &Cuda, alone: bool) {
         b_enc: &b,
         d_in: D,
         d_sae: LATENTS,
+        rounded: true,
     };
     if alone {
         return cuda.encoder_product(&product).unwrap();

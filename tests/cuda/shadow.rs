@@ -36,6 +36,7 @@ fn codes(device: &Cuda, w: &Buf, d: usize) -> HostCodes<f32> {
         b_enc: &b,
         d_in: d,
         d_sae: LATENTS,
+        rounded: true,
     };
     let mut codes = device.new_codes();
     let lower = up(device, &vec![-1e9; LATENTS]);

@@ -122,6 +122,7 @@ pub fn pick<D: SaeOps>(
         b_enc: &b_enc,
         d_in: d,
         d_sae: latents,
+        rounded: true,
     };
     device.encode(&product, &mut picks).unwrap();
     codes

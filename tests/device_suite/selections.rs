@@ -115,6 +115,7 @@ fn of_ones<D: SaeOps>(device: &D, w_enc: &[f64], selects: &[Choice]) -> Vec<Host
         b_enc: &b_enc,
         d_in: 1,
         d_sae: latents,
+        rounded: true,
     };
     device.encode(&product, &mut picks).unwrap();
     let host = codes.iter().map(|codes| device.download_codes(codes));

@@ -55,6 +55,7 @@ impl<'a, D: SaeOps<Real = f32>> Work<'a, D> {
             b_enc: &params.b_enc,
             d_in: self.args.d_in,
             d_sae: self.args.d_sae,
+            rounded: true,
         }
     }
 

@@ -37,6 +37,7 @@ mod weights;
 use super::Device;
 use crate::domain::{Code, Error, Result};
 use pool::Pool;
+pub use sieve::bytes as sieve_bytes;
 
 /// The CPU backend.
 pub struct Cpu {

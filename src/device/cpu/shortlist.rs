@@ -109,15 +109,24 @@ impl List for Shortlist {
 impl Shortlist {
     /// Nothing yet.
     pub fn new(k: usize) -> Result<Self> {
-        // As many again, and some that are near the k-th.
-        let room = 2 * k + 3 * BLOCK;
+        let room = Self::room(k);
         Ok(Self {
             k,
             room,
             bounds: [f32::NAN; BLOCK],
             len: [0; BLOCK],
-            memory: Scratch::try_take((3 * BLOCK + 1) * room)?,
+            memory: Scratch::try_take(Self::floats(k))?,
         })
+    }
+
+    /// As many again as are wanted, and some that are near the k-th.
+    fn room(k: usize) -> usize {
+        2 * k + 3 * BLOCK
+    }
+
+    /// Numbers of 32 bits that one takes.
+    pub fn floats(k: usize) -> usize {
+        (3 * BLOCK + 1) * Self::room(k)
     }
 
     fn candidates(&mut self) -> &mut [Candidate] {

@@ -37,6 +37,14 @@ pub trait List: Send {
     fn push(&mut self, at: usize, candidate: Candidate, exact: &Exact<'_>, x: &[f32]);
 }
 
+/// Bytes that the selection of the `k` best latents of `tokens` takes beside its codes, where it goes this
+/// way with `isa`: activations less a center, and rounded, and lists.
+pub fn bytes(isa: Isa, tokens: usize, k: usize, d_in: usize, d_sae: usize) -> Option<usize> {
+    let goes = isa == Isa::Amx && k > 0 && SPARSE * k <= d_sae;
+    let blocks = tokens.div_ceil(BLOCK);
+    goes.then(|| blocks * (Shortlist::floats(k) * size_of::<f32>() + BLOCK * d_in * 6))
+}
+
 /// Makes the codes of `pick`, where this way is the faster one; says whether it did.
 pub fn encode(
     pool: &Pool,

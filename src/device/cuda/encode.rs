@@ -51,9 +51,14 @@ fn among<'a>(pick: &Pick<'a, Cuda>) -> Option<(&'a Memory<u32>, usize)> {
     }
 }
 
+/// What the factors are rounded to.
+fn half(cuda: &Cuda, product: &Product<'_>) -> Option<Half> {
+    Half::of(cuda.amp).filter(|_| product.rounded)
+}
+
 /// Latents of a stretch.
 fn columns_of(cuda: &Cuda, product: &Product<'_>) -> usize {
-    let grain = match Half::of(cuda.amp) {
+    let grain = match half(cuda, product) {
         None => TILE,
         Some(_) => Rounded::grain(cuda.wgmma),
     };
@@ -190,7 +195,7 @@ enum Operands {
 
 impl Operands {
     fn new(cuda: &Cuda, product: &Product<'_>) -> Result<Self> {
-        Ok(match Half::of(cuda.amp) {
+        Ok(match half(cuda, product) {
             None => Self::F32,
             Some(half) => Self::Rounded(Rounded::kept(cuda, product, half)?),
         })

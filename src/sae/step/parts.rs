@@ -312,6 +312,7 @@ impl<D: SaeOps> Pass<'_, D> {
             b_enc: &self.params.b_enc,
             d_in: self.dims.d_in,
             d_sae: self.dims.d_sae,
+            rounded: true,
         }
     }
 

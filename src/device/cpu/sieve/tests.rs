@@ -51,6 +51,7 @@ impl Case {
             b_enc: &self.b_enc,
             d_in: self.d,
             d_sae: self.d_sae,
+            rounded: true,
         };
         for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
             for k in [1, 7, 32, self.d_sae] {
@@ -214,4 +215,14 @@ fn no_error_is_larger_than_its_bound() {
             assert!(share < most, "{share}");
         }
     }
+}
+
+#[test]
+fn what_a_selection_takes_is_known_where_it_goes_this_way() {
+    // 2k + 96 candidates of 12 bytes, with as many orders for each 32 tokens; 6 bytes a number of x.
+    let lists = 64 * (2 * 8 + 96) * 12 + 2 * (2 * 8 + 96) * 4;
+    let found = bytes(Isa::Amx, 64, 8, 100, 256);
+    assert_eq!(found, Some(lists + 64 * 600));
+    assert_eq!(bytes(Isa::Amx, 64, 8, 100, 255), None, "too many of them");
+    assert_eq!(bytes(Isa::Avx512, 64, 8, 100, 256), None);
 }
