@@ -27,7 +27,7 @@ KERNEL(batch_histogram, 256)
     const List list = list_of(keys, counts, b, length);
     for (u32 i = lane_id(); i < list.held; i += 32) {
       const u32 key = upper(list.keys[i]);
-      if ((key & state[1]) == state[0]) atomicAdd(&bins[key >> shift & 255], 1u);
+      if (has_digits(key, state, shift)) atomicAdd(&bins[key >> shift & 255], 1u);
     }
   }
   __syncthreads();

@@ -1,7 +1,7 @@
 // Selections of unknown length: what is above a bound, and the best of a whole batch. A stretch
 // of latents is compacted to edges behind those of earlier stretches; a warp is a token, so that
 // edges keep their order without any atomic.
-#include "common.cuh"
+#include "rank.cuh"
 
 namespace {
 // Whether pre-activation `p` of `latent` becomes an edge: above its own bound, or, where `least`
@@ -61,8 +61,9 @@ KERNEL(compact_append, 256)
 }
 EXPORT(compact_append)
 
-// The search for the least key that wins goes digit by digit. state: the digits so far, the mask
-// of their bits, and how many edges that have them are still to be taken.
+// The search for the least key that wins goes digit by digit, from the highest on, with which a new
+// search begins. state: the digits so far, the mask of their bits, and how many edges that have them
+// are still to be taken.
 KERNEL(rank_histogram, 256)
 (const u32* __restrict__ latents, const float* __restrict__ edges, const float* __restrict__ scale,
  const u32* __restrict__ state, u32* __restrict__ histogram, u32 n, u32 shift) {
@@ -71,21 +72,22 @@ KERNEL(rank_histogram, 256)
   __syncthreads();
   for (u32 e = blockIdx.x * 256 + threadIdx.x; e < n; e += gridDim.x * 256) {
     const u32 key = edge_key(edges[e], latents[e], scale);
-    if ((key & state[1]) == state[0]) atomicAdd(&bins[key >> shift & 255], 1u);
+    if (has_digits(key, state, shift)) atomicAdd(&bins[key >> shift & 255], 1u);
   }
   __syncthreads();
   if (bins[threadIdx.x]) atomicAdd(&histogram[threadIdx.x], bins[threadIdx.x]);
 }
 EXPORT(rank_histogram)
 
-// One thread: the digit in which the last edge to be taken lies. Clears the histogram.
+// One thread: the digit in which the last of `total` edges to be taken lies. Clears the histogram.
 KERNEL(rank_digit, 32)
-(u32* __restrict__ state, u32* __restrict__ histogram, u32 shift) {
+(u32* __restrict__ state, u32* __restrict__ histogram, u32 total, u32 shift) {
   if (threadIdx.x) return;
-  u32 left = state[2], digit = 255;
+  const bool begins = shift == HIGHEST;
+  u32 left = begins ? total : state[2], digit = 255;
   while (digit && histogram[digit] < left) left -= histogram[digit--];
-  state[0] |= digit << shift;
-  state[1] |= 255u << shift;
+  state[0] = (begins ? 0 : state[0]) | digit << shift;
+  state[1] = (begins ? 0 : state[1]) | 255u << shift;
   state[2] = left;
   for (u32 i = 0; i < 256; ++i) histogram[i] = 0;
 }

@@ -109,24 +109,30 @@ PRODUCT(F16)
 EXPORT(product_hopper_f16)
 
 // As append_bf16.
-#define APPEND(F)                                                                         \
+#define APPEND(F, BY)                                                                         \
   (const u16* __restrict__ a, const u16* __restrict__ b, const float* __restrict__ bias,  \
    const float* __restrict__ scale, const float* __restrict__ bounds,                     \
    u32* __restrict__ counts, u64* __restrict__ keys, float* __restrict__ pres, u32 m,     \
    u32 n, u32 depths, u32 first, u32 capacity) {                                          \
     ON_WARPGROUPS(SHARED(u16, shared); const Ring ring = ring_of(shared);                 \
                   multiply<F>(ring, a, b,                                                 \
-                              Append<false>{bias, scale, bounds, counts, keys, pres,      \
+                              Append<BY>{bias, scale, bounds, counts, keys, pres,      \
                                             first, capacity, ring.staged, nullptr,        \
                                             nullptr},                                     \
                               m, n, depths);)                                             \
   }
 KERNEL_ALONE(append_hopper, 384)
-APPEND(Bf16)
+APPEND(Bf16, TOKEN)
 EXPORT(append_hopper)
+KERNEL_ALONE(above_hopper, 384)
+APPEND(Bf16, LATENT)
+EXPORT(above_hopper)
 KERNEL_ALONE(append_hopper_f16, 384)
-APPEND(F16)
+APPEND(F16, TOKEN)
 EXPORT(append_hopper_f16)
+KERNEL_ALONE(above_hopper_f16, 384)
+APPEND(F16, LATENT)
+EXPORT(above_hopper_f16)
 
 // As filter_bf16.
 KERNEL_ALONE(filter_hopper, 384)
@@ -139,7 +145,7 @@ KERNEL_ALONE(filter_hopper, 384)
   SHARED(u16, shared);
   const Ring ring = ring_of(shared);
   multiply<Bf16>(ring, a, b,
-           Append<true>{bias, scale, bounds, counts, keys, uppers, first, capacity, ring.staged,
+           Append<MARGINS>{bias, scale, bounds, counts, keys, uppers, first, capacity, ring.staged,
                         of_rows, of_columns},
            m, n, depths);
 #endif

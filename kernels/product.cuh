@@ -45,9 +45,10 @@ struct Store {
 // which whoever sorts them does not see. A list holds `capacity`; its count goes on beyond that.
 // NaN, and everything where the bound is NaN, is appended.
 //
-// With MARGINS the sums stand for others that are not known, as far away as `reach_of` says. Then
-// what could reach the bound is appended, with the least key that it could have, and the largest
-// in place of the pre-activation.
+// By LATENT it is the pre-activation that is above a bound, that of its latent, which stands in place
+// of its scale; NaN is not, and nobody looks at keys. With MARGINS the sums stand for others that are
+// not known, as far away as `reach_of` says. Then what could reach the bound is appended, with the
+// least key that it could have, and the largest in place of the pre-activation.
 //
 // First all sums are looked at, without a branch. Then a lane knows how many of its own pass, and
 // the lanes before it, so that each has its places in a store of STAGED a warp in shared memory;
@@ -70,7 +71,8 @@ DEVICE Margin reach_of(Margin a, Margin b) { return {{a.v[0] * b.v[1], a.v[1] * 
 DEVICE float above(float sum, Margin reach) { return sum + reach.v[0] + reach.v[1]; }
 DEVICE float below(float sum, Margin reach) { return sum - reach.v[0] - reach.v[1]; }
 
-template <bool MARGINS> struct Append {
+enum By { TOKEN, LATENT, MARGINS };
+template <By BY> struct Append {
   const float* bias;
   const float* scale;
   const float* bounds;
@@ -111,22 +113,27 @@ template <bool MARGINS> struct Append {
 #pragma unroll
     for (u32 i = 0; i < T::rows; ++i) {
       if (!WHOLE && tile.row(i) >= m) continue;
-      bound[i] = bounds[tile.row(i)];
-      if (MARGINS) of_row[i] = load<2>(of_rows + 2 * tile.row(i));
+      if (BY != LATENT) bound[i] = bounds[tile.row(i)];
+      if (BY == MARGINS) of_row[i] = load<2>(of_rows + 2 * tile.row(i));
     }
 #pragma unroll
     for (u32 c = 0; c < 2 * T::pairs; ++c) {
       const u32 j = c / 2, q = c % 2;
       const bool in = WHOLE || tile.column + 8 * j + q < n;
-      const float b = in ? __ldg(at + 8 * j + q) : 0.0f, s = in && by ? __ldg(by + 8 * j + q) : 1.0f;
-      if (MARGINS && in) of_column = load<2>(of_columns + 2 * (tile.column + 8 * j + q));
+      const float b = in ? __ldg(at + 8 * j + q) : 0.0f;
+      float s = 1.0f;
+      // Volatile ones are not all read at once, for which there would be too few registers.
+      if (in && by)
+        s = BY == LATENT ? *(const volatile float*)(by + 8 * j + q) : __ldg(by + 8 * j + q);
+      if (BY == MARGINS && in) of_column = load<2>(of_columns + 2 * (tile.column + 8 * j + q));
 #pragma unroll
       for (u32 i = 0; i < T::rows; ++i) {
         const bool there = in && (WHOLE || tile.row(i) < m);
         const float sum = tile.sum(i, j, q);
         const bool short_of_it =
-            MARGINS ? (above(sum, reach_of(of_row[i], of_column)) + b) * s < bound[i]
-                    : (sum + b) * s <= bound[i];
+            BY == MARGINS  ? (above(sum, reach_of(of_row[i], of_column)) + b) * s < bound[i]
+            : BY == LATENT ? !(sum + b > s)
+                           : (sum + b) * s <= bound[i];
         if (there && !short_of_it)
           passes[(c * T::rows + i) / 32] |= 1u << (c * T::rows + i) % 32;
       }
@@ -163,7 +170,7 @@ template <bool MARGINS> struct Append {
       if (place >= capacity) continue;
       const u64 to = (u64)r * capacity + place;
       const float s = scale ? scale[l] : 1.0f;
-      if (MARGINS) {
+      if (BY == MARGINS) {
         const Margin reach = reach_of(load<2>(of_rows + 2 * r), load<2>(of_columns + 2 * l));
         keys[to] = key_of((below(mine.sum[e], reach) + bias[l]) * s, first + l);
         pres[to] = (above(mine.sum[e], reach) + bias[l]) * s;

@@ -6,6 +6,13 @@
 // Keys that a lane holds, of which a warp has 32 times as many.
 constexpr u32 HELD = 32;
 
+// A key's highest digit of 8 bits, and whether it has the digits that a search by digits has found:
+// none, where that is what it looks for now.
+constexpr u32 HIGHEST = 24;
+DEVICE bool has_digits(u32 key, const u32* state, u32 shift) {
+  return shift == HIGHEST || (key & state[1]) == state[0];
+}
+
 DEVICE u32 mark(bool mine) { return __ballot_sync(ALL_LANES, mine); }
 DEVICE u32 before(u32 mask) { return __popc(mask & lanes_below()); }
 template <class T> DEVICE T warp_min(T v) {

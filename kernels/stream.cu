@@ -137,3 +137,25 @@ KERNEL(topk_order, 256)
   }
 }
 EXPORT(topk_order)
+
+// All of each list as edges, by ascending latent; row_ptr says how much that is. Shared: `length`
+// numbers a warp.
+KERNEL(list_emit, 256)
+(const u64* __restrict__ keys, const float* __restrict__ pres, const u32* __restrict__ row_ptr,
+ u32* __restrict__ latents, float* __restrict__ edges, u32 tokens, u32 length) {
+  SHARED(u32, shared);
+  u32* mine = shared + warp_id() * length;
+  const u32 b = global_warp();
+  if (b >= tokens) return;
+  const u32 to = row_ptr[b], held = row_ptr[b + 1] - to;
+  const u64 from = (u64)b * length;
+  for (u32 i = lane_id(); i < held; i += 32) mine[i] = latent_of(keys[from + i]);
+  __syncwarp();
+  for (u32 i = lane_id(); i < held; i += 32) {
+    u32 place = to;
+    for (u32 o = 0; o < held; ++o) place += mine[o] < mine[i];
+    latents[place] = mine[i];
+    edges[place] = pres[from + i];
+  }
+}
+EXPORT(list_emit)

@@ -181,24 +181,30 @@ EXPORT(product_f16)
 
 // Lists of what passes the bounds, of latents from `first`; b, bias and scale begin with it.
 // Shared: 8192 bytes more.
-#define APPEND(F)                                                                         \
+#define APPEND(F, BY)                                                                         \
   (const u16* __restrict__ a, const u16* __restrict__ b, const float* __restrict__ bias,  \
    const float* __restrict__ scale, const float* __restrict__ bounds,                     \
    u32* __restrict__ counts, u64* __restrict__ keys, float* __restrict__ pres, u32 m,     \
    u32 n, u32 k, u32 first, u32 capacity) {                                               \
     SHARED(u16, shared);                                                                  \
     multiply<F>(shared, a, b, nullptr,                                                    \
-                Append<false>{bias, scale, bounds, counts, keys, pres, first, capacity,   \
+                Append<BY>{bias, scale, bounds, counts, keys, pres, first, capacity,   \
                               reinterpret_cast<Staged*>(shared + STAGES * 2 * PANEL),     \
                               nullptr, nullptr},                                          \
                 m, n, k);                                                                 \
   }
 KERNEL(append_bf16, 256)
-APPEND(Bf16)
+APPEND(Bf16, TOKEN)
 EXPORT(append_bf16)
+KERNEL(above_bf16, 256)
+APPEND(Bf16, LATENT)
+EXPORT(above_bf16)
 KERNEL(append_f16, 256)
-APPEND(F16)
+APPEND(F16, TOKEN)
 EXPORT(append_f16)
+KERNEL(above_f16, 256)
+APPEND(F16, LATENT)
+EXPORT(above_f16)
 
 // Lists of what could reach the bounds, out of rows with these margins.
 KERNEL(filter_bf16, 256)
@@ -209,7 +215,7 @@ KERNEL(filter_bf16, 256)
  u32 capacity) {
   SHARED(u16, shared);
   multiply<Bf16>(shared, a, b, nullptr,
-           Append<true>{bias, scale, bounds, counts, keys, uppers, first, capacity,
+           Append<MARGINS>{bias, scale, bounds, counts, keys, uppers, first, capacity,
                         reinterpret_cast<Staged*>(shared + STAGES * 2 * PANEL), of_rows,
                         of_columns},
            m, n, k);

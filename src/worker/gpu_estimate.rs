@@ -20,6 +20,8 @@ const CANDIDATE: u64 = 3 * REAL;
 pub const BATCHES: u64 = 2;
 /// Pre-activations that are there at a time.
 const STRETCH: u64 = 32 << 20;
+/// Places of a token for what is above bounds of latents, in 16 bits.
+const LISTED: u64 = 512;
 /// Logits that are there at a time.
 const LOGITS: u64 = 64 << 20;
 /// Rows of the unembedding in one product.
@@ -187,12 +189,13 @@ fn passes(need: &Need<'_>, weights: u64, batch: u64, micro: u64, filter: bool) -
     // Pre-activations of a stretch, and the best; for tensor cores the tokens in 16 bits, and what
     // passed a bound.
     let encoder = |tokens: u64, k: Option<f64>, amp: Amp| {
+        let places = k.map_or(LISTED, |k| (8 * k as u64).max(256));
         let k = k.map_or(0, |k| k as u64);
         let stretch = (tokens * f * REAL).min(STRETCH) + tokens * k * CANDIDATE;
         match amp {
             Amp::Off if filter => stretch.max(filtered(sae, tokens, d)),
             Amp::Off => stretch,
-            _ => stretch + tokens * d * REAL / 2 + tokens * (8 * k).max(256) * CANDIDATE,
+            _ => stretch + tokens * d * REAL / 2 + tokens * places * CANDIDATE,
         }
     };
     let tokens = if sae.k().is_some() { batch } else { micro };

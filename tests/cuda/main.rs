@@ -6,6 +6,7 @@ mod cuda_double;
 #[path = "../device_suite/mod.rs"]
 mod device_suite;
 
+mod above;
 mod amp;
 mod arrival;
 mod attention;
@@ -18,6 +19,7 @@ mod lm;
 mod mutants;
 mod operations;
 mod planted;
+mod planted_above;
 mod planted_batch;
 mod planted_codes;
 mod planted_dense;

@@ -4,8 +4,8 @@
 use super::cuda_double::build::{Sanitizer, Variant, build};
 use super::planted::Mutant;
 use super::{
-    planted, planted_batch, planted_codes, planted_dense, planted_filter, planted_gather,
-    planted_halves,
+    planted, planted_above, planted_batch, planted_codes, planted_dense, planted_filter,
+    planted_gather, planted_halves,
 };
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -23,6 +23,7 @@ const TESTS: &[&str] = &[
     "dense::a_matrix_on",
     "operations::where_more",
     "operations::a_later_latent",
+    "above::latents",
     "batch::what_is_guessed",
     "batch::a_guess",
     "batch::of_equal",
@@ -99,6 +100,7 @@ fn copy_kernels(to: &Path) {
 fn planted() -> Vec<Mutant> {
     let mut all = [
         planted::MUTANTS,
+        planted_above::MUTANTS,
         planted_batch::MUTANTS,
         planted_codes::MUTANTS,
         planted_dense::MUTANTS,

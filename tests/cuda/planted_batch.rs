@@ -31,7 +31,7 @@ pub const MUTANTS: &[Mutant] = &[
     (
         "digits of other keys are counted too",
         "batch.cu",
-        "if ((key & state[1]) == state[0]) atomicAdd",
+        "if (has_digits(key, state, shift)) atomicAdd",
         "atomicAdd",
     ),
     (

@@ -55,18 +55,22 @@ fn encode(cuda: &Cuda, alone: bool) {
 /// first step has told it what stays, nothing goes to the GPU.
 #[test]
 fn a_step_of_topk_waits_once_and_copies_nothing_to_the_gpu() {
-    for amp in [Amp::Off, Amp::Bf16] {
-        waits_once(amp);
+    for (pool, amp, folds) in [
+        (Pool::Token, Amp::Off, "filter_fold"),
+        (Pool::Token, Amp::Bf16, "topk_fold"),
+        (Pool::Batch, Amp::Bf16, "batch_prune"),
+    ] {
+        waits_once(pool, amp, folds);
     }
 }
 
-fn waits_once(amp: Amp) {
+fn waits_once(pool: Pool, amp: Amp, folds: &str) {
     let Some(gpu) = gpu() else {
         return;
     };
     // Most latents are streamed.
     let cuda = gpu.open().with_amp(amp).with_first(64);
-    let spec = SaeSpec::new(LATENTS, Variant::TopK(TopK::new(5.0, Pool::Token)));
+    let spec = SaeSpec::new(LATENTS, Variant::TopK(TopK::new(5.0, pool)));
     let optim = OptimSpec::default();
     let mut trainer = SaeTrainer::new(&cuda, &spec, &optim, D, D, 3, Sample::EMPTY).unwrap();
     let x: Vec<f32> = (0..TOKENS * D).map(|i| (i * 7919 % 1013) as f32).collect();
@@ -87,8 +91,9 @@ fn waits_once(amp: Amp) {
     let profile = cuda.take_profile().unwrap();
     assert_eq!(profile.waits, 1);
     assert_eq!(launches(&profile, "(copy to the GPU)"), 0, "{profile:?}");
-    let folded = ["filter_fold", "topk_fold"].map(|name| launches(&profile, name) > 0);
-    assert_eq!(folded, [amp == Amp::Off, amp == Amp::Bf16], "{profile:?}");
+    for name in ["filter_fold", "topk_fold", "batch_prune"] {
+        assert_eq!(launches(&profile, name) > 0, name == folds, "{profile:?}");
+    }
 }
 
 #[test]

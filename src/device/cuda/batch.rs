@@ -9,9 +9,9 @@ use super::codes::Codes;
 use super::encode::Product;
 use super::later::Later;
 use super::launch::{Shape, count};
-use super::memory::{In, Memory};
+use super::memory::Memory;
 use super::stream::{Lists, WARPS, first, room};
-use super::tensor::Rounded;
+use super::tensor::{By, Rounded};
 use crate::domain::Result;
 
 /// Keys of a token that are sought, at most: a block holds the lists of its tokens in the shared
@@ -38,66 +38,50 @@ pub fn topk(
         return Ok(None);
     }
     let length = room(mean);
-    // Of so many latents no more can pass than there is room for.
-    let grain = Rounded::grain(cuda.wgmma);
-    let (mut widths, mut seen) = (Vec::new(), 0);
-    while seen < d_sae {
-        let width = if seen == 0 {
-            first(cuda).min(length / grain * grain)
-        } else {
-            seen
-        };
-        widths.push(width.min(d_sae - seen));
-        seen += width;
-    }
     let mut batch = Batch {
         tokens,
+        total,
         lists: Lists::new(cuda, tokens, length)?,
+        state: Memory::new(&cuda.gpu, 3)?,
         histogram: Memory::zeros(&cuda.gpu, 256)?,
     };
     let mut bounds = Memory::zeros(&cuda.gpu, tokens)?;
-    // One search for each time: no digits yet, and how many keys are sought.
-    let searches = [0, 0, count(total)].repeat(widths.len() + 1);
-    let mut searches = Memory::of(&cuda.gpu, &searches)?;
     let overflow = cuda.later_bits(0, f64::from)?;
-    let mut seen = 0;
-    for (search, width) in widths.into_iter().enumerate() {
-        rounded.append(
-            cuda,
-            product,
+    // Of so many latents no more can pass than there is room for.
+    let grain = Rounded::grain(cuda.wgmma);
+    let (mut seen, mut width) = (0, first(cuda).min(length / grain * grain));
+    while seen < d_sae {
+        width = width.min(d_sae - seen);
+        let by = By::Token {
             scale,
-            &bounds,
-            [seen, width],
-            &mut batch.lists,
-        )?;
-        batch.search(cuda, &mut searches, search, ROUGH)?;
-        batch.prune(cuda, searches.input(3 * search, 3), &mut bounds, &overflow)?;
+            bounds: &bounds,
+        };
+        rounded.append(cuda, product, &by, [seen, width], &mut batch.lists)?;
+        batch.search(cuda, ROUGH)?;
+        batch.prune(cuda, &mut bounds, &overflow)?;
         seen += width;
+        width = seen;
     }
-    let search = searches.len() / 3 - 1;
-    batch.search(cuda, &mut searches, search, EXACT)?;
-    let codes = batch.codes(cuda, d_sae, searches.input(3 * search, 3), total, &overflow)?;
-    Ok(Some((codes, overflow)))
+    batch.search(cuda, EXACT)?;
+    Ok(Some((batch.codes(cuda, d_sae, &overflow)?, overflow)))
 }
 
 /// What can still win.
 struct Batch {
     tokens: usize,
+    /// How many win.
+    total: usize,
     lists: Lists,
+    /// The least key that can; see `rank_digit`.
+    state: Memory<u32>,
     /// Of one digit; cleared by whoever has read it.
     histogram: Memory<u32>,
 }
 
 impl Batch {
-    /// The least key that can win, to search number `search`, as far as these digits tell it: as many
-    /// keys as are sought reach it, where there are so many.
-    fn search(
-        &mut self,
-        cuda: &Cuda,
-        searches: &mut Memory<u32>,
-        search: usize,
-        shifts: &[u32],
-    ) -> Result<()> {
+    /// Looks for the least key that can win, as far as these digits tell it: as many keys as are
+    /// sought reach it, where there are so many.
+    fn search(&mut self, cuda: &Cuda, shifts: &[u32]) -> Result<()> {
         let (gpu, kernels, lists) = (&cuda.gpu, &cuda.kernels, &self.lists);
         let places = self.tokens * lists.length;
         let [tokens, length] = [self.tokens, lists.length].map(count);
@@ -110,29 +94,21 @@ impl Batch {
                 shape,
                 lists.counts.input(0, self.tokens),
                 lists.keys.input(0, places),
-                searches.input(3 * search, 3),
+                self.state.input(0, 3),
                 self.histogram.output(256),
                 tokens,
                 length,
                 shift,
             )?;
-            let (state, bins) = (
-                searches.output_at(3 * search, 3),
-                self.histogram.output(256),
-            );
-            kernels.rank_digit(gpu, Shape::blocks(1, 32), state, bins, shift)?;
+            let (state, bins) = (self.state.output(3), self.histogram.output(256));
+            let one = Shape::blocks(1, 32);
+            kernels.rank_digit(gpu, one, state, bins, count(self.total), shift)?;
         }
         Ok(())
     }
 
     /// Drops what cannot win.
-    fn prune(
-        &mut self,
-        cuda: &Cuda,
-        state: In<'_, u32>,
-        bounds: &mut Memory<f32>,
-        overflow: &Later,
-    ) -> Result<()> {
+    fn prune(&mut self, cuda: &Cuda, bounds: &mut Memory<f32>, overflow: &Later) -> Result<()> {
         let lists = &mut self.lists;
         let places = self.tokens * lists.length;
         cuda.kernels.batch_prune(
@@ -142,7 +118,7 @@ impl Batch {
             lists.keys.output(places),
             lists.pres.output(places),
             bounds.output(self.tokens),
-            state,
+            self.state.input(0, 3),
             overflow.memory().half(overflow.at),
             count(self.tokens),
             count(lists.length),
@@ -150,14 +126,8 @@ impl Batch {
     }
 
     /// The winners, by latent.
-    fn codes(
-        &self,
-        cuda: &Cuda,
-        d_sae: usize,
-        state: In<'_, u32>,
-        total: usize,
-        overflow: &Later,
-    ) -> Result<Codes> {
+    fn codes(&self, cuda: &Cuda, d_sae: usize, overflow: &Later) -> Result<Codes> {
+        let (state, total) = (self.state.input(0, 3), self.total);
         let (gpu, kernels, lists) = (&cuda.gpu, &cuda.kernels, &self.lists);
         let (n, places) = (self.tokens, self.tokens * self.lists.length);
         let counts = lists.counts.input(0, n);

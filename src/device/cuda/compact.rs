@@ -148,7 +148,6 @@ fn prune(
     let edges = old.pre.input(0, n);
     let row_ptr = old.row_ptr.input(0, tokens + 1);
     let scale = scale.map(|scale| scale.input(0, old.d_sae));
-    state.write(0, &[0, 0, count(total)])?;
     let mut histogram = Memory::zeros(gpu, 256)?;
     // A block looks at several stretches of 256 edges.
     let blocks = n.div_ceil(256).min(512);
@@ -167,7 +166,8 @@ fn prune(
         )?;
         let one = Shape::blocks(1, 32);
         let (to, bins) = (state.output(3), histogram.output(256));
-        cuda.kernels.rank_digit(gpu, one, to, bins, shift)?;
+        cuda.kernels
+            .rank_digit(gpu, one, to, bins, count(total), shift)?;
     }
     let state = state.input(0, 3);
     let [mut kept, mut equal] = [Memory::new(gpu, tokens)?, Memory::new(gpu, tokens)?];

@@ -4,6 +4,7 @@
 //! that writes it and those that read it; the whole [B, F] is never there.
 
 use super::Cuda;
+use super::above;
 use super::batch;
 use super::codes::Codes;
 use super::compact::Compact;
@@ -84,12 +85,13 @@ pub fn encode(
             false => None,
         };
         selections.push(match made {
-            Some((codes, overflow)) if guess => {
+            Some((codes, None)) => Selection::Made(codes),
+            Some((codes, Some(overflow))) if guess => {
                 // Of one pick at most.
                 wrong = Some(overflow);
                 Selection::Made(codes)
             }
-            Some((codes, overflow)) => match cuda.numbers(vec![overflow])?[0][0] {
+            Some((codes, Some(overflow))) => match cuda.numbers(vec![overflow])?[0][0] {
                 0.0 => Selection::Made(codes),
                 _ => begin(cuda, product, pick)?,
             },
@@ -155,25 +157,31 @@ pub fn encode(
     Ok(wrong)
 }
 
-/// The codes of a selection that can be made without pre-activations in memory, and later whether
-/// they are wrong. It is for one alone among all latents: several share what is there.
+/// The codes of a selection that can be made without pre-activations in memory, and, where that is
+/// not known, later whether they are wrong. It is for one alone among all latents: several share
+/// what is there.
 fn streamed(
     cuda: &Cuda,
     product: &Product<'_>,
     operands: &Operands,
     pick: &Pick<'_, Cuda>,
-) -> Result<Option<(Codes, Later)>> {
-    match (&pick.select, operands) {
-        (Select::TopK { among: Some(_), .. }, _) => Ok(None),
-        (&Select::TopK { k, scale, .. }, Operands::F32) => filter::topk(cuda, product, k, scale),
+) -> Result<Option<(Codes, Option<Later>)>> {
+    let guessed = match (&pick.select, operands) {
+        (Select::TopK { among: Some(_), .. }, _) => None,
+        (&Select::TopK { k, scale, .. }, Operands::F32) => filter::topk(cuda, product, k, scale)?,
         (&Select::TopK { k, scale, .. }, Operands::Rounded(rounded)) => {
-            stream::topk(cuda, product, rounded, k, scale)
+            stream::topk(cuda, product, rounded, k, scale)?
         }
         (&Select::BatchTopK { total, scale }, Operands::Rounded(rounded)) => {
-            batch::topk(cuda, product, rounded, total, scale)
+            batch::topk(cuda, product, rounded, total, scale)?
         }
-        _ => Ok(None),
-    }
+        (&Select::Above { lower }, Operands::Rounded(rounded)) => {
+            let codes = above::above(cuda, product, rounded, lower)?;
+            return Ok(codes.map(|codes| (codes, None)));
+        }
+        _ => None,
+    };
+    Ok(guessed.map(|(codes, overflow)| (codes, Some(overflow))))
 }
 
 fn begin<'a>(cuda: &Cuda, product: &Product<'_>, pick: &Pick<'a, Cuda>) -> Result<Selection<'a>> {

@@ -77,7 +77,12 @@ kernels! {
         );
         append_bf16(
             a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
-            bounds: Floats<'_>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            bounds: Option<Floats<'_>>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            m: u32, n: u32, k: u32, first: u32, capacity: u32,
+        );
+        above_bf16(
+            a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
+            bounds: Option<Floats<'_>>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
             m: u32, n: u32, k: u32, first: u32, capacity: u32,
         );
         filter_bf16(
@@ -88,7 +93,12 @@ kernels! {
         );
         append_f16(
             a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
-            bounds: Floats<'_>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            bounds: Option<Floats<'_>>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            m: u32, n: u32, k: u32, first: u32, capacity: u32,
+        );
+        above_f16(
+            a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
+            bounds: Option<Floats<'_>>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
             m: u32, n: u32, k: u32, first: u32, capacity: u32,
         );
     }
@@ -103,7 +113,12 @@ kernels! {
         );
         append_hopper(
             a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
-            bounds: Floats<'_>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            bounds: Option<Floats<'_>>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            m: u32, n: u32, depths: u32, first: u32, capacity: u32,
+        );
+        above_hopper(
+            a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
+            bounds: Option<Floats<'_>>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
             m: u32, n: u32, depths: u32, first: u32, capacity: u32,
         );
         filter_hopper(
@@ -114,7 +129,12 @@ kernels! {
         );
         append_hopper_f16(
             a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
-            bounds: Floats<'_>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            bounds: Option<Floats<'_>>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
+            m: u32, n: u32, depths: u32, first: u32, capacity: u32,
+        );
+        above_hopper_f16(
+            a: In<'_, u16>, b: In<'_, u16>, bias: Floats<'_>, scale: Option<Floats<'_>>,
+            bounds: Option<Floats<'_>>, counts: Out<'_, u32>, keys: Out<'_, u64>, pres: Out<'_, f32>,
             m: u32, n: u32, depths: u32, first: u32, capacity: u32,
         );
     }
@@ -127,6 +147,10 @@ kernels! {
             counts: Out<'_, u32>, from_keys: In<'_, u64>, from_pres: Floats<'_>,
             keys: Out<'_, u64>, pres: Out<'_, f32>, bounds: Out<'_, f32>,
             overflow: Out<'_, u32>, tokens: u32, length: u32, k: u32,
+        );
+        list_emit(
+            keys: In<'_, u64>, pres: Floats<'_>, row_ptr: Ints<'_>, latents: Out<'_, u32>,
+            edges: Out<'_, f32>, tokens: u32, length: u32,
         );
         topk_order(
             keys: In<'_, u64>, pres: Floats<'_>, row_ptr: Out<'_, u32>, latents: Out<'_, u32>,
@@ -180,7 +204,9 @@ kernels! {
             latents: Ints<'_>, edges: Floats<'_>, scale: Option<Floats<'_>>, state: Ints<'_>,
             histogram: Out<'_, u32>, n: u32, shift: u32,
         );
-        rank_digit(state: Out<'_, u32>, histogram: Out<'_, u32>, shift: u32);
+        rank_digit(
+            state: Out<'_, u32>, histogram: Out<'_, u32>, total: u32, shift: u32,
+        );
         rank_count(
             row_ptr: Ints<'_>, latents: Ints<'_>, edges: Floats<'_>, scale: Option<Floats<'_>>,
             state: Ints<'_>, above: Out<'_, u32>, equal: Out<'_, u32>, tokens: u32,

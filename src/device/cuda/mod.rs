@@ -8,6 +8,7 @@
 //! Invariant: no result depends on how blocks are scheduled. Work is cut by the shapes alone,
 //! and there are no atomics but those of integers whose order cannot show.
 
+mod above;
 mod arrival;
 mod batch;
 mod cache;
@@ -56,6 +57,7 @@ use pinned::{Pinned, PinnedReals};
 use prefixes::Prefixes;
 use profile::Recorder;
 use std::path::Path;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 /// The CUDA backend.
@@ -83,6 +85,8 @@ pub struct Cuda {
     /// Share of the pairs of token and latent that are edges, from which on codes are a matrix;
     /// `None` for that of the cost model.
     dense_from: Option<f64>,
+    /// Products to come that do not expect latents to fire seldom.
+    doubt: AtomicU32,
     /// Multiprocessors: no result depends on how many there are.
     processors: usize,
     /// What whoever started should know.
@@ -134,6 +138,7 @@ impl Cuda {
             enough: product::ENOUGH,
             dense_from: None,
             plan: Mutex::new(None),
+            doubt: AtomicU32::new(0),
             processors: usize::try_from(processors).unwrap_or(1).max(1),
             warnings: cache.warnings(),
         })

@@ -10,7 +10,7 @@ use super::encode::Product;
 use super::later::Later;
 use super::launch::{Shape, count};
 use super::memory::{Memory, Out};
-use super::tensor::Rounded;
+use super::tensor::{By, Rounded};
 use crate::domain::Result;
 
 /// As many pre-activations as a warp holds.
@@ -93,14 +93,11 @@ pub fn topk(
     let mut seen = first;
     while seen < d_sae {
         let width = seen.min(d_sae - seen);
-        rounded.append(
-            cuda,
-            product,
+        let by = By::Token {
             scale,
-            &best.bounds,
-            [seen, width],
-            &mut lists,
-        )?;
+            bounds: &best.bounds,
+        };
+        rounded.append(cuda, product, &by, [seen, width], &mut lists)?;
         best.fold(cuda, &mut lists, overflow.memory().half(overflow.at))?;
         seen += width;
     }

@@ -25,6 +25,17 @@ pub const HOPPER: [usize; 2] = [PANEL, 256];
 pub const DEPTH: usize = 64;
 const HOPPER_SHARED: usize = 4 * 3 * 128 * DEPTH * 2 + STAGED + 8 * 8 + 1024;
 
+/// What is appended.
+pub enum By<'a> {
+    /// Keys p · scale_j above the bound of their token.
+    Token {
+        scale: Option<&'a Memory<f32>>,
+        bounds: &'a Memory<f32>,
+    },
+    /// Pre-activations above the bound of their latent.
+    Latent(&'a Memory<f32>),
+}
+
 /// x − center and the encoder in 16 bits.
 pub struct Rounded {
     half: Half,
@@ -134,21 +145,23 @@ impl Rounded {
         )
     }
 
-    /// Appends what passes `bounds` to `lists`, of `width` latents from `first`.
+    /// Appends what passes `by` to `lists`, of `width` latents from `first`.
     pub fn append(
         &self,
         cuda: &Cuda,
         product: &Product<'_>,
-        scale: Option<&Memory<f32>>,
-        bounds: &Memory<f32>,
+        by: &By<'_>,
         [first, width]: [usize; 2],
         lists: &mut Lists,
     ) -> Result<()> {
         let rest = product.d_sae - first;
         let [a, b] = [self.a(), self.b(first)];
         let bias = product.b_enc.input(first, rest);
+        let (scale, bounds) = match *by {
+            By::Token { scale, bounds } => (scale, Some(bounds.input(0, self.tokens))),
+            By::Latent(lower) => (Some(lower), None),
+        };
         let scale = scale.map(|scale| scale.input(first, rest));
-        let bounds = bounds.input(0, self.tokens);
         let counts = lists.counts.output(self.tokens);
         let (places, length) = (self.tokens * lists.length, count(lists.length));
         let (keys, pres) = (lists.keys.output(places), lists.pres.output(places));
@@ -158,11 +171,15 @@ impl Rounded {
             true => (cuda.hopper(self.tokens, width), self.depths()),
             false => (appending(self.tokens, width), self.k),
         };
-        let run = match (cuda.wgmma, self.half) {
-            (true, Half::Bf16) => Kernels::append_hopper,
-            (true, Half::F16) => Kernels::append_hopper_f16,
-            (false, Half::Bf16) => Kernels::append_bf16,
-            (false, Half::F16) => Kernels::append_f16,
+        let run = match (by, cuda.wgmma, self.half) {
+            (By::Token { .. }, true, Half::Bf16) => Kernels::append_hopper,
+            (By::Token { .. }, true, Half::F16) => Kernels::append_hopper_f16,
+            (By::Token { .. }, false, Half::Bf16) => Kernels::append_bf16,
+            (By::Token { .. }, false, Half::F16) => Kernels::append_f16,
+            (By::Latent(_), true, Half::Bf16) => Kernels::above_hopper,
+            (By::Latent(_), true, Half::F16) => Kernels::above_hopper_f16,
+            (By::Latent(_), false, Half::Bf16) => Kernels::above_bf16,
+            (By::Latent(_), false, Half::F16) => Kernels::above_f16,
         };
         let k = count(k);
         run(
