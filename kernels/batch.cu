@@ -54,14 +54,16 @@ KERNEL(batch_prune, 256)
     const float value = i < held ? values[i] : 0.0f;
     const bool stays = upper(key) >= least;
     const u32 mask = mark(stays);
-    // The place is none that is still to be read.
+    // All have read theirs when one writes, and no place is still to be read: a vote alone orders no
+    // memory.
+    __syncwarp();
     if (stays) {
       list[kept + before(mask)] = key;
       values[kept + before(mask)] = value;
     }
     kept += __popc(mask);
-    __syncwarp();
   }
+  __syncwarp();
   if (lane_id() == 0) {
     bounds[b] = from_ordered(least - 1);
     counts[b] = kept;

@@ -167,12 +167,14 @@ KERNEL(filter_fold, 256)
     const u64 key = i < held ? list[i] : 0;
     const float most = i < held ? upper[i] : 0.0f;
     const bool stays = i < held && !(most < bound);
-    // All have read theirs when one writes.
     const u32 mask = mark(stays);
+    // All have read theirs when one writes, and no place is still to be read: a vote alone orders no
+    // memory.
+    __syncwarp();
     if (stays) list[left + before(mask)] = key, upper[left + before(mask)] = most;
     left += __popc(mask);
-    __syncwarp();
   }
+  __syncwarp();
   if (lane_id() == 0) {
     bounds[b] = bound;
     counts[b] = left;

@@ -2,6 +2,7 @@
 
 use super::cuda_double::gpu;
 use super::device_suite::{coarse, down, fine, up};
+use backpropd::device::Real;
 use backpropd::device::coded::Coded;
 use backpropd::device::cuda::Cuda;
 use backpropd::device::lm::{
@@ -144,11 +145,23 @@ fn an_embedding_in_codes_is_that_of_the_reference() {
     }
 }
 
-/// An MLP whose inner width fills no eight, or no four.
-fn mlp<D: LmOps>(device: &D, activation: Activation, gated: bool, d_mlp: usize) -> Vec<f64> {
+/// An MLP whose inner width fills no eight, or no four, with weights in bf16 or in f32.
+fn mlp<D: LmOps>(
+    device: &D,
+    activation: Activation,
+    gated: bool,
+    d_mlp: usize,
+    coded: bool,
+) -> Vec<f64> {
     let (rows, d) = (37, 19);
     let linear = |n, k, seed| Linear {
-        weight: matrix(device, n, k, seed),
+        weight: if coded {
+            matrix(device, n, k, seed)
+        } else {
+            let values = fine(n * k, seed);
+            let values: Vec<D::Real> = values.iter().map(|v| D::Real::from_f64(*v)).collect();
+            device.pack(&values, n, k).unwrap()
+        },
         bias: Some(up(device, &fine(n, seed + 1))),
     };
     let mlp = Mlp {
@@ -171,12 +184,12 @@ fn the_mlp_of_bf16_weights_agrees_with_the_reference() {
     use Activation::{Gelu, GeluTanh, Relu, Silu};
     for activation in [Gelu, GeluTanh, Silu, Relu] {
         for (gated, d_mlp) in [(false, 37), (true, 36), (true, 64), (false, 44)] {
-            let expected = mlp(&Reference::<f64>::new(), activation, gated, d_mlp);
+            let expected = mlp(&Reference::<f64>::new(), activation, gated, d_mlp, true);
             for schedule in SCHEDULES {
                 let Some(device) = scheduled(schedule) else {
                     return;
                 };
-                let got = mlp(&device, activation, gated, d_mlp);
+                let got = mlp(&device, activation, gated, d_mlp, true);
                 let square = |v: f64| v * v;
                 let pairs = got.iter().zip(&expected);
                 let error: f64 = pairs.map(|(a, b)| square(a - b)).sum();
@@ -186,6 +199,21 @@ fn the_mlp_of_bf16_weights_agrees_with_the_reference() {
                 let what = format!("{activation:?}, gated: {gated}, {d_mlp}: {error:.2e}");
                 assert!(error < most, "{what}");
             }
+        }
+    }
+}
+
+#[test]
+fn the_mlp_of_f32_weights_agrees_with_the_reference() {
+    use Activation::{Gelu, GeluTanh, Relu, Silu};
+    for activation in [Gelu, GeluTanh, Silu, Relu] {
+        for gated in [false, true] {
+            let expected = mlp(&Reference::<f64>::new(), activation, gated, 37, false);
+            let Some(device) = scheduled(77) else {
+                return;
+            };
+            let got = mlp(&device, activation, gated, 37, false);
+            assert_close(&got, &expected, 2e-6, &format!("{activation:?}, {gated}"));
         }
     }
 }

@@ -27,6 +27,7 @@ mod planted_filter;
 mod planted_gather;
 mod planted_halves;
 mod profile;
+mod sanitizers;
 mod shadow;
 mod start;
 mod traffic;

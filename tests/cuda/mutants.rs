@@ -1,16 +1,17 @@
 //! Whether the tests see bugs: each of these changes to a kernel must make them fail. Takes
 //! minutes, so it waits for `BACKPROPD_FULL=1`.
 
-use super::cuda_double::build::{Sanitizer, Variant, build};
+use super::cuda_double::build::{Variant, build};
 use super::planted::Mutant;
 use super::{
     planted, planted_above, planted_batch, planted_codes, planted_dense, planted_filter,
     planted_gather, planted_halves,
 };
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-fn full() -> bool {
+/// Whether there is time.
+pub fn full() -> bool {
     std::env::var_os("BACKPROPD_FULL").is_some_and(|v| v == "1")
 }
 
@@ -51,7 +52,7 @@ const TESTS: &[&str] = &[
 ];
 
 /// Tests in a process with other stand-ins, up to the first that fails: which it is, and its output.
-fn failing(
+pub fn failing(
     tests: &[&'static str],
     folder: &Path,
     before: &[&str],
@@ -89,7 +90,8 @@ fn ordered(file: &str, seen: &[(&str, &'static str)]) -> Vec<&'static str> {
     tests
 }
 
-fn copy_kernels(to: &Path) {
+/// All of them, to be changed.
+pub fn copy_kernels(to: &Path) {
     for entry in std::fs::read_dir(Variant::default().kernels).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
@@ -159,95 +161,4 @@ fn every_planted_bug_is_seen() {
         }
     }
     assert!(missed.is_empty(), "not seen: {missed:#?}");
-}
-
-/// The library that a sanitizer wants in front of all others.
-fn runtime(name: &str) -> Option<PathBuf> {
-    let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
-    let output = Command::new(compiler)
-        .arg(format!("-print-file-name={name}"))
-        .output()
-        .ok()?;
-    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
-    path.is_absolute().then_some(path)
-}
-
-/// The stand-ins with a sanitizer, and the library it wants; `None` where the compiler has none.
-fn sanitized(
-    sanitizer: Sanitizer,
-    library: &str,
-    kernels: Option<&Path>,
-) -> Option<(PathBuf, PathBuf)> {
-    let runtime = runtime(library)?;
-    let mut variant = Variant {
-        sanitizer,
-        ..Variant::default()
-    };
-    if let Some(kernels) = kernels {
-        kernels.clone_into(&mut variant.kernels);
-    }
-    Some((build(&variant)?, runtime))
-}
-
-#[test]
-fn no_kernel_leaves_its_memory() {
-    if !full() {
-        return;
-    }
-    let Some((folder, runtime)) = sanitized(Sanitizer::Address, "libasan.so", None) else {
-        return;
-    };
-    let variables = [
-        ("LD_PRELOAD", runtime.to_str().unwrap()),
-        ("ASAN_OPTIONS", "detect_leaks=0"),
-    ];
-    let output = failing(&TESTS[..25], &folder, &[], &variables);
-    assert!(output.is_none(), "{}", said(&output.unwrap().1));
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// What the race detector says about the quick tests of these kernels; "" where nothing.
-fn races(kernels: Option<&Path>) -> Option<String> {
-    let (folder, runtime) = sanitized(Sanitizer::Thread, "libtsan.so", kernels)?;
-    let scratch = tempfile::tempdir().unwrap();
-    // This program itself is not built for the detector.
-    let own = std::env::current_exe().unwrap();
-    let ignored = scratch.path().join("ignored");
-    let name = own.file_name().unwrap().to_string_lossy();
-    std::fs::write(&ignored, format!("race:/{name}\n")).unwrap();
-    let options = format!("suppressions={} exitcode=66", ignored.display());
-    let variables = [
-        ("LD_PRELOAD", runtime.to_str().unwrap()),
-        ("TSAN_OPTIONS", options.as_str()),
-    ];
-    // It wants its addresses where they always are.
-    let output = failing(&TESTS[..7], &folder, &["setarch", "-R"], &variables);
-    Some(output.map_or_else(String::new, |(_, output)| said(&output)))
-}
-
-#[test]
-fn no_two_threads_race() {
-    if !full() {
-        return;
-    }
-    let Some(found) = races(None) else {
-        return;
-    };
-    assert_eq!(found, "");
-    // … and it would be seen.
-    let folder = tempfile::tempdir().unwrap();
-    copy_kernels(folder.path());
-    let file = folder.path().join("tensor.cu");
-    let text = std::fs::read_to_string(&file).unwrap();
-    let barrier = "    __syncthreads();\n    if (t + STAGES";
-    assert!(text.contains(barrier));
-    std::fs::write(&file, text.replacen(barrier, "    if (t + STAGES", 1)).unwrap();
-    let found = races(Some(folder.path())).unwrap();
-    assert!(
-        found.contains("data race") && found.contains("product_bf16"),
-        "{found}"
-    );
 }

@@ -408,13 +408,15 @@ fn where_more_passes_a_bound_than_there_is_room_for_all_is_looked_at_again() {
     };
     // Of eight that are equal the first.
     let expected = [992, 993, 994, 995, 996];
-    for device in [scheduled(0), scheduled(0).map(Cuda::without_wgmma)] {
-        let Some(device) = device else {
-            return;
-        };
-        let got = chosen(device.with_amp(Amp::Bf16).with_first(64));
-        assert_eq!(got.len(), tokens * k);
-        assert!(got.chunks(k).all(|row| row == expected), "{:?}", &got[..k]);
+    for amp in [Amp::Bf16, Amp::Fp16] {
+        for device in [scheduled(0), scheduled(0).map(Cuda::without_wgmma)] {
+            let Some(device) = device else {
+                return;
+            };
+            let got = chosen(device.with_amp(amp).with_first(64));
+            assert_eq!(got.len(), tokens * k);
+            assert!(got.chunks(k).all(|row| row == expected), "{:?}", &got[..k]);
+        }
     }
 }
 
