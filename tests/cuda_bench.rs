@@ -98,6 +98,24 @@ fn a_step_is_told_for_each_shape_with_its_floors_and_its_kernels() {
 }
 
 #[test]
+fn a_step_of_batchtopk_is_one() {
+    let args = [
+        &STEP[..],
+        &["24/1300/4", "--json", "--batch-topk", "--amp", "bf16"],
+    ]
+    .concat();
+    let Some(output) = bench(&args) else {
+        return;
+    };
+    let figures: Value = serde_json::from_str(said(&output).trim()).unwrap();
+    let of = |name| launches(&figures["profile"], name);
+    assert!(
+        of("batch_emit") > 0.0 && of("topk_order") == 0.0,
+        "{figures:#}"
+    );
+}
+
+#[test]
 fn a_step_is_told_to_people() {
     let Some(output) = bench(&[&STEP[..], &["24/130/4", "--auxk"]].concat()) else {
         return;

@@ -35,6 +35,9 @@ pub struct StepArgs {
     /// With AuxK, every eighth latent dead.
     #[arg(long)]
     pub auxk: bool,
+    /// BatchTopK: so many active latents a token on average, chosen from the whole batch.
+    #[arg(long)]
+    pub batch_topk: bool,
     /// Threads of the CPU; 0 means one for each core.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,

@@ -11,7 +11,11 @@ use std::borrow::Cow;
 
 /// The SAE that is trained.
 pub fn spec(args: &StepArgs) -> SaeSpec {
-    let mut topk = TopK::new(args.k as f64, Pool::Token);
+    let pool = match args.batch_topk {
+        true => Pool::Batch,
+        false => Pool::Token,
+    };
+    let mut topk = TopK::new(args.k as f64, pool);
     topk.aux_coefficient = f64::from(u8::from(args.auxk));
     SaeSpec::new(args.d_sae, Variant::TopK(topk))
 }
@@ -62,10 +66,16 @@ impl<'a, D: SaeOps<Real = f32>> Work<'a, D> {
     /// The product with its selection.
     pub fn encode(&self) -> Result<()> {
         let mut codes = self.device.new_codes();
-        let select = Select::TopK {
-            k: self.args.k,
-            scale: None,
-            among: None,
+        let select = match self.args.batch_topk {
+            true => Select::BatchTopK {
+                total: self.args.k * self.args.batch,
+                scale: None,
+            },
+            false => Select::TopK {
+                k: self.args.k,
+                scale: None,
+                among: None,
+            },
         };
         let pick = Pick {
             select,
