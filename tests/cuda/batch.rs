@@ -1,6 +1,6 @@
 //! BatchTopK out of the product's epilogue: what it guesses, and when it says that it was wrong.
 
-use super::cuda_double::gpu;
+use super::cuda_double::{emulated, gpu};
 use super::device_suite::{coarse, up};
 use backpropd::device::cuda::Cuda;
 use backpropd::device::reference::Reference;
@@ -150,4 +150,19 @@ fn a_guess_that_is_wrong_says_so_and_without_it_the_codes_are_right() {
         let (_, latents, _, wrong) = none.run(&device, true);
         assert_eq!((wrong, latents.contains(&77)), (Some(0.0), false));
     }
+}
+
+#[test]
+fn without_memory_for_lists_a_batch_goes_by_stretches() {
+    let Some(gpu) = emulated() else {
+        return;
+    };
+    let device = gpu.open().with_amp(Amp::Bf16).without_wgmma();
+    let device = device.with_first(64).with_stretch(1 << 14);
+    let case = Case::new(TOKENS * 3 + 1);
+    // Less than keys of 256 places a token take, and more than anything else does.
+    gpu.set("fail_alloc_above", 120 << 10);
+    let got = case.run(&device, true);
+    gpu.set("fail_alloc_above", -1);
+    assert_eq!(got, case.run(&Reference::<f64>::new(), false));
 }
