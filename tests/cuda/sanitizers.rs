@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Tests that run every kernel, and are not the longest.
-const OF_MEMORY: [&str; 26] = [
+const OF_MEMORY: [&str; 27] = [
     "operations::factors_are",
     "operations::rows_are_gathered_and",
     "operations::nan_is",
@@ -32,12 +32,13 @@ const OF_MEMORY: [&str; 26] = [
     "profile::floors_are",
     "arrival::",
     "batch::",
+    "above::",
     "shadow::",
     "wrappers",
 ];
 
 /// … and those that do so in minutes where every access is looked up.
-const OF_ORDER: [&str; 22] = [
+const OF_ORDER: [&str; 23] = [
     "operations::factors_are",
     "operations::rows_are_gathered_and",
     "operations::nan_is",
@@ -58,6 +59,7 @@ const OF_ORDER: [&str; 22] = [
     "attention::padding_rows",
     "arrival::",
     "batch::",
+    "above::",
     "shadow::",
     "wrappers",
 ];
