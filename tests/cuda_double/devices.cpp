@@ -1,6 +1,7 @@
 // Memory of the devices, with poison inside and a guard around, and the numbers that tests set.
 #include "devices.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,7 +58,13 @@ bool is_sticky(int code) {
   return code == 700 || code == 702 || code == 710 || (code >= 714 && code <= 719) || code == 999;
 }
 
-Device& device(int ordinal) { return all().devices[ordinal]; }
+Device& device(int ordinal) {
+  if (ordinal < 0 || ordinal >= MOST_DEVICES) {
+    fprintf(stderr, "no emulated device has number %d: raise MOST_DEVICES\n", ordinal);
+    abort();
+  }
+  return all().devices[ordinal];
+}
 
 long long of_all(const std::string& key, long long otherwise) {
   std::lock_guard<std::mutex> held(all().lock);
@@ -170,8 +177,9 @@ extern "C" void cuda_double_set(int device, const char* key, long long value) {
     std::lock_guard<std::mutex> held(all().lock);
     all().numbers[key] = value;
   } else {
-    std::lock_guard<std::mutex> held(all().devices[device].lock);
-    all().devices[device].numbers[key] = value;
+    Device& one = double_::device(device);
+    std::lock_guard<std::mutex> held(one.lock);
+    one.numbers[key] = value;
   }
 }
 
