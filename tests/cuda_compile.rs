@@ -123,6 +123,20 @@ fn opcodes(wheels: &Path, code: &[u8]) -> BTreeMap<String, BTreeSet<String>> {
     all
 }
 
+/// What every kernel uses on this architecture, and its instructions.
+fn compiled(
+    wheels: &Path,
+    arch: &str,
+) -> (BTreeMap<String, Usage>, BTreeMap<String, BTreeSet<String>>) {
+    let (mut used, mut instructions) = (BTreeMap::new(), BTreeMap::new());
+    for source in SOURCES {
+        let (code, log) = compile(source, arch, &["--ptxas-options=-v"]).unwrap();
+        instructions.extend(opcodes(wheels, &code));
+        used.extend(usages(&log));
+    }
+    (used, instructions)
+}
+
 #[test]
 fn every_kernel_compiles_within_its_budget() {
     let Some(wheels) = wheels() else {
@@ -131,28 +145,29 @@ fn every_kernel_compiles_within_its_budget() {
     let budget = budget();
     let mut wrong = Vec::new();
     let mut found: BTreeMap<String, u32> = BTreeMap::new();
-    for arch in ARCHITECTURES {
-        for source in SOURCES {
-            let (code, log) = compile(source, arch, &["--ptxas-options=-v"]).unwrap();
-            let instructions = opcodes(&wheels, &code);
-            for (name, usage) in usages(&log) {
-                let most = found.entry(name.clone()).or_default();
-                *most = usage.registers.max(*most);
-                let Some(budget) = budget.get(&name) else {
-                    wrong.push(format!("{name} ({arch}) is not in the budget: {usage:?}"));
-                    continue;
-                };
-                if usage.registers > budget.registers || usage.spilled > 0 || usage.stack > 0 {
-                    wrong.push(format!(
-                        "{name} ({arch}): {usage:?}, may have {}",
-                        budget.registers
-                    ));
-                }
-                let hopper = budget.hopper.iter().filter(|_| arch == "sm_90a");
-                for opcode in budget.opcodes.iter().chain(hopper) {
-                    if !instructions[&name].contains(opcode) {
-                        wrong.push(format!("{name} ({arch}) has no {opcode}"));
-                    }
+    // The compiler takes its time, and one core.
+    let all = std::thread::scope(|scope| {
+        let compiling = ARCHITECTURES.map(|arch| scope.spawn(|| compiled(&wheels, arch)));
+        compiling.map(|thread| thread.join().unwrap())
+    });
+    for (arch, (usages, instructions)) in ARCHITECTURES.iter().zip(all) {
+        for (name, usage) in usages {
+            let most = found.entry(name.clone()).or_default();
+            *most = usage.registers.max(*most);
+            let Some(budget) = budget.get(&name) else {
+                wrong.push(format!("{name} ({arch}) is not in the budget: {usage:?}"));
+                continue;
+            };
+            if usage.registers > budget.registers || usage.spilled > 0 || usage.stack > 0 {
+                wrong.push(format!(
+                    "{name} ({arch}): {usage:?}, may have {}",
+                    budget.registers
+                ));
+            }
+            let hopper = budget.hopper.iter().filter(|_| *arch == "sm_90a");
+            for opcode in budget.opcodes.iter().chain(hopper) {
+                if !instructions[&name].contains(opcode) {
+                    wrong.push(format!("{name} ({arch}) has no {opcode}"));
                 }
             }
         }

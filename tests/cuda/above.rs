@@ -8,7 +8,7 @@ use backpropd::device::reference::Reference;
 use backpropd::device::sae::{Encode, Pick, Rows, SaeOps, Select};
 use backpropd::domain::Amp;
 
-const TOKENS: usize = 70;
+const TOKENS: usize = 24;
 const D: usize = 16;
 const LATENTS: usize = 700;
 
