@@ -55,9 +55,9 @@ fn token_set(dir: &Path) -> Arc<TokenSet> {
 
 type Batches = Vec<(BatchInfo, Vec<Vec<f32>>)>;
 
-fn batches(device: &Cpu, source: &mut dyn ActivationSource<Cpu>, count: usize) -> Batches {
+fn batches(source: &mut dyn ActivationSource<Cpu>, count: usize) -> Batches {
     let mut out = vec![Vec::new(); source.sites().len()];
-    let next = |_| (source.next_batch(device, &mut out).unwrap(), out.clone());
+    let next = |_| (source.next_batch(&mut out).unwrap(), out.clone());
     (0..count).map(next).collect()
 }
 
@@ -105,7 +105,7 @@ fn an_epoch_is_every_token_that_is_trained_on_with_the_models_own_activations() 
     let capture = LmCapture::new(&device, &lm, &hooks()).unwrap();
     let mut source = Live::new(&device, set, capture, epoch).unwrap();
     assert_eq!(source.rows_per_epoch(), expected.len() as u64);
-    let found = batches(&device, &mut source, 1).remove(0).1;
+    let found = batches(&mut source, 1).remove(0).1;
     assert!(rows(vec![found]) == rows(expected));
 
     let unknown = LmCapture::new(&device, &lm, &["blocks.9.hook_resid_post".into()]);
@@ -126,10 +126,10 @@ fn batches_are_the_same_for_any_threads_resumed_anywhere_and_from_a_cache() {
             Live::new(&device, set.clone(), capture, order).unwrap()
         };
         let mut first = source();
-        let mut all = batches(&device, &mut first, skip);
+        let mut all = batches(&mut first, skip);
         let mut second = source();
         second.seek(&first.cursor()).unwrap();
-        all.extend(batches(&device, &mut second, 40 - skip));
+        all.extend(batches(&mut second, 40 - skip));
         all
     };
     let all = run(2, 4, 0);
@@ -156,17 +156,9 @@ fn batches_are_the_same_for_any_threads_resumed_anywhere_and_from_a_cache() {
         let capture = LmCapture::new(&device, &lm, &hooks())?;
         Live::new(&device, set.clone(), capture, ORDER)
     };
-    let mut cached = open_or_build(
-        &device,
-        &cache,
-        &identity,
-        40 * 48,
-        48,
-        source,
-        &mut |_, _| Ok(()),
-    )
-    .unwrap();
-    assert!(batches(&device, &mut cached, 40) == all);
+    let mut cached =
+        open_or_build(&cache, &identity, 40 * 48, 48, source, &mut |_, _| Ok(())).unwrap();
+    assert!(batches(&mut cached, 40) == all);
 }
 
 /// The common run: TransformerLens' small GPT-2 in size, without any weights.

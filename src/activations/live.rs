@@ -178,7 +178,7 @@ impl<'a, D: RowOps<Real = f32>, S: Contexts, C: Capture<D>> Live<'a, D, S, C> {
         let leaving = (0..window).map(|row| order.at(row) as u32);
         self.rows.leave_in(leaving.collect())?;
         for (index, site) in self.capture.sites().iter().enumerate() {
-            let bad = self.rows.first_not_finite(index, window as usize)?;
+            let bad = self.rows.first_not_finite(index)?;
             let part = bad.and_then(|row| parts.iter().rev().find(|part| part.row <= row));
             if let (Some(row), Some(part)) = (bad, part) {
                 return Err(not_finite(site, part, row - part.row));
@@ -221,6 +221,28 @@ impl<'a, D: RowOps<Real = f32>, S: Contexts, C: Capture<D>> Live<'a, D, S, C> {
                 "nothing was captured at this hook point",
             )),
         }
+    }
+
+    /// Has the window captured, and says where in its order the next batch begins.
+    fn ready(&mut self) -> Result<usize> {
+        if !self.captured {
+            self.fill()?;
+        }
+        Ok(self.given as usize * self.order.batch)
+    }
+
+    /// Goes behind the next batch.
+    fn advance(&mut self) -> BatchInfo {
+        let (batch, window) = (self.order.batch, self.order.window_rows() as u64);
+        let first_row = self.window * window + self.given * batch as u64;
+        self.given += 1;
+        if self.given == self.order.window_batches as u64 {
+            self.start = self.end;
+            self.window += 1;
+            self.given = 0;
+            self.captured = false;
+        }
+        BatchInfo::new(first_row, batch, self.contexts.tokens())
     }
 }
 
@@ -266,21 +288,15 @@ where
     }
 
     fn fill_batch(&mut self, out: &mut [D::Slot]) -> Result<BatchInfo> {
-        if !self.captured {
-            self.fill()?;
-        }
-        let (batch, window) = (self.order.batch, self.order.window_rows() as u64);
-        let first = self.given * batch as u64;
-        self.rows.give(first as usize, batch, out)?;
-        let first_row = self.window * window + first;
-        self.given += 1;
-        if self.given == self.order.window_batches as u64 {
-            self.start = self.end;
-            self.window += 1;
-            self.given = 0;
-            self.captured = false;
-        }
-        Ok(BatchInfo::new(first_row, batch, self.contexts.tokens()))
+        let first = self.ready()?;
+        self.rows.give(first, self.order.batch, out)?;
+        Ok(self.advance())
+    }
+
+    fn next_batch(&mut self, out: &mut [Vec<f32>]) -> Result<BatchInfo> {
+        let first = self.ready()?;
+        self.rows.read(first, self.order.batch, out)?;
+        Ok(self.advance())
     }
 
     fn cursor(&self) -> Cursor {

@@ -1,7 +1,7 @@
 //! What training reads: batches of rows, and where it stands in them.
 
 use super::Site;
-use crate::device::{Device, Slot};
+use crate::device::Device;
 use crate::domain::Result;
 use serde::{Deserialize, Serialize};
 
@@ -27,22 +27,11 @@ pub trait ActivationSource<D: Device<Real = f32>> {
     /// Where `out` has not one place of that length for each site.
     fn fill_batch(&mut self, out: &mut [D::Slot]) -> Result<BatchInfo>;
 
-    /// The same, into vectors of any length.
+    /// The same for the host, into vectors of any length.
     ///
     /// # Errors
     /// As [`ActivationSource::fill_batch`].
-    fn next_batch(&mut self, device: &D, out: &mut [Vec<f32>]) -> Result<BatchInfo> {
-        let rows = self.batch_rows();
-        let sites = self.sites().iter();
-        let slots = sites.map(|site| device.slot(rows * site.d_in));
-        let mut slots: Vec<D::Slot> = slots.collect::<Result<_>>()?;
-        let info = self.fill_batch(&mut slots)?;
-        for ((slot, out), site) in slots.iter_mut().zip(out).zip(self.sites()) {
-            out.resize(rows * site.d_in, 0.0);
-            device.read(slot.arrived()?, 0, out)?;
-        }
-        Ok(info)
-    }
+    fn next_batch(&mut self, out: &mut [Vec<f32>]) -> Result<BatchInfo>;
 
     /// Whether batches come out of the host's memory.
     fn is_on_host(&self) -> bool;

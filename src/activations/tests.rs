@@ -104,7 +104,7 @@ fn take(source: &mut dyn ActivationSource<Cpu>, count: usize) -> Vec<[f32; 3]> {
     let mut out = vec![Vec::new(); source.sites().len()];
     let mut rows = Vec::new();
     for _ in 0..count {
-        let info = source.next_batch(device(), &mut out).unwrap();
+        let info = source.next_batch(&mut out).unwrap();
         assert_eq!(info.rows * 3, out[0].len());
         let negated: Vec<f32> = out[1].iter().map(|v| -v).collect();
         assert_eq!(out[0], negated, "rows of the sites belong together");
@@ -215,7 +215,7 @@ fn batches_tell_where_epochs_end() {
     let mut out = vec![Vec::new(); 2];
     let mut ended = 0;
     for batch in 0..100_u64 {
-        let info = source.next_batch(device(), &mut out).unwrap();
+        let info = source.next_batch(&mut out).unwrap();
         assert_eq!(info.first_row, batch * 6);
         ended += info.ended;
         assert_eq!(info.epochs, (batch + 1) * 6 / per_epoch);
@@ -239,8 +239,7 @@ fn a_capture_that_gives_nothing_or_too_little_is_an_error() {
     }
     let run = |sites: Vec<Site>, rows| {
         let mut out = vec![Vec::new(); sites.len()];
-        Live::new(device(), contexts(20), Broken(sites, rows), ORDER)?
-            .next_batch(device(), &mut out)
+        Live::new(device(), contexts(20), Broken(sites, rows), ORDER)?.next_batch(&mut out)
     };
     run(vec![site("a", 3)], 8).unwrap();
     let short = run(vec![site("a", 3)], 2).unwrap_err();
@@ -284,9 +283,7 @@ fn an_activation_that_is_not_finite_is_named_and_the_batch_can_be_asked_for_agai
         let capture = Poisoned(Tagged::new(), poison, value);
         let order = Order { keep, ..ORDER };
         let mut source = Live::new(device(), list.clone(), capture, order).unwrap();
-        let error = source
-            .next_batch(device(), &mut [vec![], vec![]])
-            .unwrap_err();
+        let error = source.next_batch(&mut [vec![], vec![]]).unwrap_err();
         assert_eq!(
             (error.code, error.about.as_str()),
             (Code::NonFinite, "negated")
@@ -318,9 +315,7 @@ fn a_model_that_runs_out_of_memory_gets_fewer_contexts_and_gives_the_same_rows()
     }
     let capture = Tagged::failing(move |_| Err(out_of_memory()));
     let mut source = source(capture);
-    let error = source
-        .next_batch(device(), &mut [vec![], vec![]])
-        .unwrap_err();
+    let error = source.next_batch(&mut [vec![], vec![]]).unwrap_err();
     assert_eq!(error.code, Code::OutOfMemory);
 }
 
@@ -356,7 +351,7 @@ fn a_window_that_the_device_turns_out_to_have_no_room_for_is_the_hosts() {
     let mut source = Live::new(&small, contexts(20), Tagged::new(), ORDER).unwrap();
     assert!(source.is_on_host());
     let mut out = vec![Vec::new(); 2];
-    source.next_batch(&small, &mut out).unwrap();
+    source.next_batch(&mut out).unwrap();
     assert_eq!(out[0].as_chunks::<3>().0, take(&mut live(ORDER), 1));
 }
 
@@ -378,7 +373,7 @@ fn a_scripted_model_reads_a_finite_list_of_contexts() {
         let mut out = vec![Vec::new(); 2];
         let batches: Vec<_> = (0..10)
             .map(|_| {
-                let info = source.next_batch(device(), &mut out).unwrap();
+                let info = source.next_batch(&mut out).unwrap();
                 (info, out.clone())
             })
             .collect();

@@ -161,10 +161,7 @@ impl<'a, D: RowOps<Real = f32>> Window<'a, D> {
                     none => none.insert(device.host(len)?),
                 };
                 device.read(values.buf, 0, &mut landing[..len])?;
-                let to = rows[index][first * d..].chunks_exact_mut(d);
-                for (&row, to) in picks.iter().zip(to) {
-                    to.copy_from_slice(&landing[row as usize * d..][..d]);
-                }
+                copy_rows(landing, picks, d, &mut rows[index][first * d..]);
                 Ok(())
             }
         }
@@ -174,15 +171,15 @@ impl<'a, D: RowOps<Real = f32>> Window<'a, D> {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn first_not_finite(&self, index: usize, count: usize) -> Result<Option<usize>> {
+    pub fn first_not_finite(&self, index: usize) -> Result<Option<usize>> {
         let d = self.widths[index];
         match &self.kept {
             Kept::Device { rows, .. } => {
-                let rows = Rows::of(&rows[index], count);
+                let rows = Rows::of(&rows[index], self.device.len(&rows[index]) / d);
                 self.device.first_not_finite(rows, d)
             }
             Kept::Host { rows, .. } => {
-                let mut rows = rows[index].chunks_exact(d).take(count);
+                let mut rows = rows[index].chunks_exact(d);
                 Ok(rows.position(|row| row.iter().any(|v| !v.is_finite())))
             }
         }
@@ -210,15 +207,50 @@ impl<'a, D: RowOps<Real = f32>> Window<'a, D> {
             }
             Kept::Host { rows, order, .. } => {
                 for ((rows, &d), out) in rows.iter().zip(&self.widths).zip(out) {
-                    let to = out.host()?.chunks_exact_mut(d);
-                    for (&row, to) in order[first..first + count].iter().zip(to) {
-                        to.copy_from_slice(&rows[row as usize * d..][..d]);
-                    }
+                    copy_rows(rows, &order[first..first + count], d, out.host()?);
                     out.send()?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The same rows for the host, into vectors of any length.
+    ///
+    /// # Errors
+    /// Those of the device.
+    ///
+    /// # Panics
+    /// Where `out` has not one vector for each site.
+    pub fn read(&self, first: usize, count: usize, out: &mut [Vec<f32>]) -> Result<()> {
+        assert_eq!(out.len(), self.widths.len());
+        for (index, (&d, out)) in self.widths.iter().zip(out).enumerate() {
+            out.resize(count * d, 0.0);
+            match &self.kept {
+                Kept::Device { rows, order, .. } => {
+                    let picked = Picked {
+                        pick: order,
+                        at: first,
+                        count,
+                    };
+                    let mut batch = self.device.zeros(count * d)?;
+                    let (device, rows) = (self.device, &rows[index]);
+                    device.gather_rows(rows, picked, d, &mut batch, 0)?;
+                    device.read(&batch, 0, out)?;
+                }
+                Kept::Host { rows, order, .. } => {
+                    copy_rows(&rows[index], &order[first..first + count], d, out);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `to` = the picked rows of `from`.
+fn copy_rows(from: &[f32], pick: &[u32], d: usize, to: &mut [f32]) {
+    for (&row, to) in pick.iter().zip(to.chunks_exact_mut(d)) {
+        to.copy_from_slice(&from[row as usize * d..][..d]);
     }
 }
 

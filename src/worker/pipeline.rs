@@ -78,7 +78,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
                 let mut tell = |done, total| context.progress(stage, done, Some(total));
                 let batch = order.batch;
                 Box::new(cache::open_or_build(
-                    device, folder, &identity, rows, batch, live, &mut tell,
+                    folder, &identity, rows, batch, live, &mut tell,
                 )?)
             }
         };
@@ -117,7 +117,7 @@ impl<'a, D: SaeOps<Real = f32> + LmOps> Pipeline<'a, D> {
         let mut first = vec![Vec::new(); self.hooks.len()];
         if sample {
             let cursor = self.source.cursor();
-            self.source.next_batch(self.device, &mut first)?;
+            self.source.next_batch(&mut first)?;
             self.source.seek(&cursor)?;
         }
         let lm = self.lm()?;

@@ -1,11 +1,10 @@
 //! What is above the bounds of latents, out of the product's epilogue.
 
-use super::cuda_double::gpu;
-use super::device_suite::{coarse, up};
-use backpropd::device::Real;
+use super::batch::{Found, devices, found};
+use super::device_suite::{coarse, product, selected, up};
 use backpropd::device::cuda::Cuda;
 use backpropd::device::reference::Reference;
-use backpropd::device::sae::{Encode, Pick, Rows, SaeOps, Select};
+use backpropd::device::sae::{SaeOps, Select};
 use backpropd::domain::Amp;
 
 const TOKENS: usize = 24;
@@ -13,40 +12,13 @@ const D: usize = 16;
 const LATENTS: usize = 700;
 
 /// Edges of a product of coarse numbers, of which many equal their bound.
-fn edges<T: SaeOps>(device: &T, lower: &[f64]) -> (Vec<u32>, Vec<u32>, Vec<f64>) {
+fn edges<T: SaeOps>(device: &T, lower: &[f64]) -> Found {
     let mut w = coarse(LATENTS * D, 2);
     w[33 * D] = f64::NAN;
-    let [x, w_enc, lower] = [&coarse(TOKENS * D, 1)[..], &w, lower].map(|v| up(device, v));
-    let b_enc = up(device, &coarse(LATENTS, 3));
-    let product = Encode {
-        x: Rows::of(&x, TOKENS),
-        center: None,
-        w_enc: &w_enc,
-        b_enc: &b_enc,
-        d_in: D,
-        d_sae: LATENTS,
-        rounded: true,
-    };
-    let mut codes = device.new_codes();
-    let pick = Pick {
-        select: Select::Above { lower: &lower },
-        codes: &mut codes,
-    };
-    device.encode(&product, &mut [pick]).unwrap();
-    let host = device.download_codes(&codes).unwrap();
-    let pre = host.pre.iter().map(|p| p.to_f64()).collect();
-    (host.row_ptr, host.latent, pre)
-}
-
-/// With and without warpgroups, in two orders of threads and blocks.
-fn devices(amp: Amp) -> Vec<Cuda> {
-    let device = |schedule| {
-        let gpu = gpu()?;
-        gpu.schedule(schedule);
-        Some(gpu.open().with_amp(amp).with_first(64))
-    };
-    let portable = device(1).map(Cuda::without_wgmma);
-    [device(77), portable].into_iter().flatten().collect()
+    let [x, w, lower] = [&coarse(TOKENS * D, 1)[..], &w, lower].map(|v| up(device, v));
+    let b = up(device, &coarse(LATENTS, 3));
+    let select = Select::Above { lower: &lower };
+    found(selected(device, &product(device, [&x, &w, &b], D), select))
 }
 
 /// Whether this was without pre-activations in memory.

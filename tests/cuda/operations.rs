@@ -4,7 +4,7 @@ use super::cuda_double::gpu;
 use super::device_suite::operations::{
     agree_but_for_rounding, agree_with_the_reference, bits, dense, everything, many_latents,
 };
-use super::device_suite::{Choice, Shape, coarse, down, fine, pick, up};
+use super::device_suite::{Choice, Shape, coarse, down, fine, pick, product, selected, up};
 use super::device_suite::{rows, selections};
 use backpropd::device::cuda::Cuda;
 use backpropd::device::reference::Reference;
@@ -382,29 +382,14 @@ fn where_more_passes_a_bound_than_there_is_room_for_all_is_looked_at_again() {
     let row = |j: usize| [if j < 1000 { (j / 8) as f64 } else { 0.0 }; 8];
     let w: Vec<f64> = (0..latents).flat_map(row).collect();
     let chosen = |device: Cuda| {
-        let [x, w_enc] = [&x, &w].map(|values| up(&device, values));
-        let b_enc = up(&device, &vec![0.0; latents]);
-        let mut codes = device.new_codes();
+        let [x, w] = [&x, &w].map(|values| up(&device, values));
+        let b = up(&device, &vec![0.0; latents]);
         let select = Select::TopK {
             k,
             scale: None,
             among: None,
         };
-        let product = Encode {
-            x: Rows::of(&x, tokens),
-            center: None,
-            w_enc: &w_enc,
-            b_enc: &b_enc,
-            d_in: d,
-            d_sae: latents,
-            rounded: true,
-        };
-        let codes_of = Pick {
-            select,
-            codes: &mut codes,
-        };
-        device.encode(&product, &mut [codes_of]).unwrap();
-        device.download_codes(&codes).unwrap().latent
+        selected(&device, &product(&device, [&x, &w, &b], d), select).latent
     };
     // Of eight that are equal the first.
     let expected = [992, 993, 994, 995, 996];

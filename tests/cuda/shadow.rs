@@ -1,11 +1,11 @@
 //! The encoder's rows in 16 bits, which are kept beside it: never others than rounding would give.
 
 use super::cuda_double::{Gpu, gpu};
-use super::device_suite::{fine, up};
+use super::device_suite::{fine, product, selected, up};
 use backpropd::device::Device;
 use backpropd::device::cuda::Cuda;
 use backpropd::device::cuda::profile::Profile;
-use backpropd::device::sae::{AdamStep, Encode, HostCodes, Pick, Rows, SaeOps, Select};
+use backpropd::device::sae::{AdamStep, HostCodes, Rows, SaeOps, Select};
 use backpropd::domain::Amp;
 use backpropd::domain::schedule::StepSettings;
 use backpropd::sae::spec::{Pool, SaeSpec, TopK, Variant};
@@ -25,27 +25,10 @@ fn devices(gpu: &Gpu) -> Vec<Cuda> {
 }
 
 fn codes(device: &Cuda, w: &Buf, d: usize) -> HostCodes<f32> {
-    let (x, b) = (
-        up(device, &fine(TOKENS * d, 1)),
-        up(device, &fine(LATENTS, 2)),
-    );
-    let product = Encode {
-        x: Rows::of(&x, TOKENS),
-        center: None,
-        w_enc: w,
-        b_enc: &b,
-        d_in: d,
-        d_sae: LATENTS,
-        rounded: true,
-    };
-    let mut codes = device.new_codes();
+    let [x, b] = [fine(TOKENS * d, 1), fine(LATENTS, 2)].map(|v| up(device, &v));
     let lower = up(device, &vec![-1e9; LATENTS]);
-    let pick = Pick {
-        select: Select::Above { lower: &lower },
-        codes: &mut codes,
-    };
-    device.encode(&product, &mut [pick]).unwrap();
-    device.download_codes(&codes).unwrap()
+    let select = Select::Above { lower: &lower };
+    selected(device, &product(device, [&x, w, &b], d), select)
 }
 
 /// Those of a buffer that holds the same numbers and never had a shadow.

@@ -7,7 +7,7 @@ pub mod rows;
 pub mod selections;
 
 use backpropd::device::sae::{
-    AdamStep, Among, Base, Decode, EdgeGrads, Encode, OuterGrad, Penalty, Pick, Prefix,
+    AdamStep, Among, Base, Decode, EdgeGrads, Encode, HostCodes, OuterGrad, Penalty, Pick, Prefix,
     Reconstruct, Reconstruction, Rows, Rule, SaeOps, Select, Target,
 };
 use backpropd::device::{Device, Real, reference::Reference};
@@ -51,6 +51,38 @@ pub fn ints<D: Device>(device: &D, values: &[u32]) -> D::Ints {
     let mut buf = device.zero_ints(values.len()).unwrap();
     device.write_ints(&mut buf, 0, values).unwrap();
     buf
+}
+
+/// A product of x [., d] and w [., d], without a center.
+pub fn product<'a, D: Device>(
+    device: &D,
+    [x, w_enc, b_enc]: [&'a D::Buf; 3],
+    d: usize,
+) -> Encode<'a, D::Buf> {
+    Encode {
+        x: Rows::of(x, device.len(x) / d),
+        center: None,
+        w_enc,
+        b_enc,
+        d_in: d,
+        d_sae: device.len(b_enc),
+        rounded: true,
+    }
+}
+
+/// What one selection keeps of a product.
+pub fn selected<D: SaeOps>(
+    device: &D,
+    product: &Encode<'_, D::Buf>,
+    select: Select<'_, D::Buf, D::Ints>,
+) -> HostCodes<D::Real> {
+    let mut codes = device.new_codes();
+    let pick = Pick {
+        select,
+        codes: &mut codes,
+    };
+    device.encode(product, &mut [pick]).unwrap();
+    device.download_codes(&codes).unwrap()
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,6 @@
 //! Selections against a sort.
 
 use super::*;
-use backpropd::device::sae::HostCodes;
 
 fn choices(shape: Shape) -> Vec<Choice> {
     let Shape {

@@ -23,7 +23,6 @@ const SHARD_BYTES: usize = 64 << 20;
 /// `disk-full` (before anything is written where the space cannot suffice), `io-write`, and
 /// those of `source`.
 pub fn open_or_build<D: Device<Real = f32>, A: ActivationSource<D>>(
-    device: &D,
     dir: &Path,
     identity: &Identity,
     rows: u64,
@@ -48,15 +47,7 @@ pub fn open_or_build<D: Device<Real = f32>, A: ActivationSource<D>>(
             }
             None => Manifest::new(identity.clone(), source.rows_per_epoch(), source.cursor()),
         };
-        write(
-            device,
-            dir,
-            manifest,
-            target,
-            &mut source,
-            SHARD_BYTES,
-            progress,
-        )?;
+        write(dir, manifest, target, &mut source, SHARD_BYTES, progress)?;
     }
     drop(lock);
     CachedSource::open(dir, batch)
@@ -64,7 +55,6 @@ pub fn open_or_build<D: Device<Real = f32>, A: ActivationSource<D>>(
 
 /// Writes rows of `source` until there are `target`, or up to a batch more.
 pub(super) fn write<D: Device<Real = f32>>(
-    device: &D,
     dir: &Path,
     mut manifest: Manifest,
     target: u64,
@@ -89,7 +79,7 @@ pub(super) fn write<D: Device<Real = f32>>(
         let first = done;
         values.iter_mut().for_each(Vec::clear);
         while done < target && ((done - first) as usize) < per_shard {
-            done += source.next_batch(device, &mut batch)?.rows as u64;
+            done += source.next_batch(&mut batch)?.rows as u64;
             for (values, batch) in values.iter_mut().zip(&batch) {
                 values.extend_from_slice(batch);
             }

@@ -96,6 +96,29 @@ impl CachedSource {
         };
         Ok(&self.open.insert((index, verified)).1)
     }
+
+    /// The next batch.
+    fn read(&mut self, out: &mut [&mut [f32]]) -> Result<()> {
+        assert_eq!(out.len(), self.manifest.identity.sites.len());
+        let (mut filled, total) = (0, self.rows());
+        while filled < self.batch {
+            let row = (self.row + filled as u64) % total;
+            let index = self.before.partition_point(|&before| before <= row) - 1;
+            let left = (self.before[index + 1] - row) as usize;
+            let rows = left.min(self.batch - filled);
+            let first = (row - self.before[index]) as usize;
+            self.shard(index)?.read(first, rows, filled, out)?;
+            filled += rows;
+        }
+        Ok(())
+    }
+
+    /// Goes behind the next batch.
+    fn advance(&mut self) -> BatchInfo {
+        let info = BatchInfo::new(self.row, self.batch, self.manifest.rows_per_epoch);
+        self.row += self.batch as u64;
+        info
+    }
 }
 
 impl<D: Device<Real = f32>> ActivationSource<D> for CachedSource {
@@ -120,25 +143,22 @@ impl<D: Device<Real = f32>> ActivationSource<D> for CachedSource {
     }
 
     fn fill_batch(&mut self, out: &mut [D::Slot]) -> Result<BatchInfo> {
-        assert_eq!(out.len(), self.manifest.identity.sites.len());
         let hosts = out.iter_mut().map(D::Slot::host);
         let mut hosts: Vec<&mut [f32]> = hosts.collect::<Result<_>>()?;
-        let (mut filled, total) = (0, self.rows());
-        while filled < self.batch {
-            let row = (self.row + filled as u64) % total;
-            let index = self.before.partition_point(|&before| before <= row) - 1;
-            let left = (self.before[index + 1] - row) as usize;
-            let rows = left.min(self.batch - filled);
-            let first = (row - self.before[index]) as usize;
-            self.shard(index)?.read(first, rows, filled, &mut hosts)?;
-            filled += rows;
-        }
+        self.read(&mut hosts)?;
         for slot in out {
             slot.send()?;
         }
-        let info = BatchInfo::new(self.row, self.batch, self.manifest.rows_per_epoch);
-        self.row += self.batch as u64;
-        Ok(info)
+        Ok(self.advance())
+    }
+
+    fn next_batch(&mut self, out: &mut [Vec<f32>]) -> Result<BatchInfo> {
+        for (out, site) in out.iter_mut().zip(&self.manifest.identity.sites) {
+            out.resize(self.batch * site.d_in, 0.0);
+        }
+        let mut hosts: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
+        self.read(&mut hosts)?;
+        Ok(self.advance())
     }
 
     fn cursor(&self) -> Cursor {

@@ -69,7 +69,7 @@ fn fill(
         }
         None => Manifest::new(identity(dtype), source.rows_per_epoch(), source.cursor()),
     };
-    write(device(), dir, manifest, rows, &mut source, SHARD, progress)
+    write(dir, manifest, rows, &mut source, SHARD, progress)
 }
 
 fn cache(dtype: CacheDtype) -> tempfile::TempDir {
@@ -88,7 +88,7 @@ type Batches = Vec<(BatchInfo, Vec<Vec<f32>>)>;
 fn batches(source: &mut dyn ActivationSource<Cpu>, count: usize) -> Result<Batches> {
     let mut out = vec![Vec::new(); source.sites().len()];
     (0..count)
-        .map(|_| Ok((source.next_batch(device(), &mut out)?, out.clone())))
+        .map(|_| Ok((source.next_batch(&mut out)?, out.clone())))
         .collect()
 }
 
@@ -205,7 +205,7 @@ fn open_or_build_writes_what_is_missing_and_nothing_else() {
             told.push((done, all));
             Ok(())
         };
-        let opened = open_or_build(device(), dir.path(), &identity, rows, 6, source, progress);
+        let opened = open_or_build(dir.path(), &identity, rows, 6, source, progress);
         opened.map(|mut source| (batches(&mut source, 9).unwrap(), source.rows(), told))
     };
     let build = || Ok(live(6));
@@ -281,15 +281,7 @@ fn a_cache_of_something_else_is_refused_by_what_differs() {
     ];
     for (message, wanted) in cases {
         let source = || Ok(live(6));
-        let error = open_or_build(
-            device(),
-            dir.path(),
-            &wanted,
-            ROWS,
-            6,
-            source,
-            &mut |_, _| Ok(()),
-        );
+        let error = open_or_build(dir.path(), &wanted, ROWS, 6, source, &mut |_, _| Ok(()));
         let error = error.err().unwrap();
         assert_eq!(error.code, Code::ConfigInvalid);
         assert_eq!(error.about, "activations.cache");

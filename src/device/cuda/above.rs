@@ -10,7 +10,7 @@ use super::launch::{Shape, count};
 use super::memory::Memory;
 use super::stream::{Lists, WARPS, first};
 use super::tensor::{By, Rounded};
-use crate::domain::{Code, Result};
+use crate::domain::Result;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Places for what passes of a token. `src/worker/gpu_estimate.rs` knows of it.
@@ -19,8 +19,7 @@ const ROOM: usize = 512;
 /// fire, and batches resemble each other.
 const DOUBT: u32 = 64;
 
-/// The edges, or `None` where this way is not open, a token has more of them than there is room for,
-/// or there is no memory for it.
+/// The edges, or `None` where this way is not open or a token has more of them than there is room for.
 pub fn above(
     cuda: &Cuda,
     product: &Product<'_>,
@@ -36,14 +35,11 @@ pub fn above(
         cuda.doubt.store(doubt - 1, Relaxed);
         return Ok(None);
     }
-    match listed(cuda, product, rounded, lower) {
-        Err(error) if error.code == Code::OutOfMemory => Ok(None),
-        Ok(None) => {
-            cuda.doubt.store(DOUBT, Relaxed);
-            Ok(None)
-        }
-        made => made,
+    let made = listed(cuda, product, rounded, lower)?;
+    if made.is_none() {
+        cuda.doubt.store(DOUBT, Relaxed);
     }
+    Ok(made)
 }
 
 fn listed(

@@ -12,7 +12,7 @@ use super::launch::{Shape, count};
 use super::memory::Memory;
 use super::stream::{Lists, WARPS, first, room};
 use super::tensor::{By, Rounded};
-use crate::domain::{Code, Result};
+use crate::domain::Result;
 
 /// Keys of a token that are sought, at most: a block holds the lists of its tokens in the shared
 /// memory that needs no asking for.
@@ -24,7 +24,7 @@ const EXACT: &[u32] = &[24, 16, 8, 0];
 
 /// The `total` best of the batch, and later whether they are not: 0, unless more of a token passed a
 /// bound than there was room for, or fewer than `total` keys are positive. `None` where this way is
-/// not open, or there is no memory for it.
+/// not open.
 pub fn topk(
     cuda: &Cuda,
     product: &Product<'_>,
@@ -32,25 +32,12 @@ pub fn topk(
     total: usize,
     scale: Option<&Memory<f32>>,
 ) -> Result<Option<(Codes, Later)>> {
-    let mean = total.div_ceil(product.x.count.max(1));
-    if total == 0 || mean > MOST || product.d_sae <= first(cuda) {
+    let (tokens, d_sae) = (product.x.count, product.d_sae);
+    let mean = total.div_ceil(tokens.max(1));
+    if total == 0 || mean > MOST || d_sae <= first(cuda) {
         return Ok(None);
     }
-    match listed(cuda, product, rounded, total, scale) {
-        Err(error) if error.code == Code::OutOfMemory => Ok(None),
-        made => made.map(Some),
-    }
-}
-
-fn listed(
-    cuda: &Cuda,
-    product: &Product<'_>,
-    rounded: &Rounded,
-    total: usize,
-    scale: Option<&Memory<f32>>,
-) -> Result<(Codes, Later)> {
-    let (tokens, d_sae) = (product.x.count, product.d_sae);
-    let length = room(total.div_ceil(tokens));
+    let length = room(mean);
     let mut batch = Batch {
         tokens,
         total,
@@ -76,7 +63,7 @@ fn listed(
         width = seen;
     }
     batch.search(cuda, EXACT)?;
-    Ok((batch.codes(cuda, d_sae, &overflow)?, overflow))
+    Ok(Some((batch.codes(cuda, d_sae, &overflow)?, overflow)))
 }
 
 /// What can still win.

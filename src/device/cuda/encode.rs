@@ -17,7 +17,7 @@ use super::stream;
 use super::tensor::Rounded;
 use super::topk::TopK;
 use crate::device::sae::{Encode, Pick, SaeOps, Select};
-use crate::domain::Result;
+use crate::domain::{Code, Result};
 
 /// A stretch of pre-activations.
 pub struct Stretch<'a> {
@@ -81,7 +81,11 @@ pub fn encode(
     let mut wrong = None;
     for pick in &mut *picks {
         let made = match alone {
-            true => streamed(cuda, product, &operands, pick)?,
+            // It takes more memory than stretches do.
+            true => match streamed(cuda, product, &operands, pick) {
+                Err(error) if error.code == Code::OutOfMemory => None,
+                made => made?,
+            },
             false => None,
         };
         selections.push(match made {

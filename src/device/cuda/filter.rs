@@ -13,7 +13,7 @@ use super::launch::{Shape, count};
 use super::memory::{Memory, Out};
 use super::stream::{Best, Lists, first, is_for};
 use super::tensor::{Rounded, appending};
-use crate::domain::{Code, Result};
+use crate::domain::Result;
 
 /// Bytes of shared memory of `filter_exact`: two stages of 32 rows of 36 values, and 32 values of x,
 /// for each of eight warps.
@@ -28,8 +28,7 @@ struct Margins {
 }
 
 /// The k best of every token, and later whether they are not: 0, unless more could be among them
-/// than there was room for. `None` where this way is not open, or there is no memory for it: it
-/// needs more than the product in f32 does.
+/// than there was room for. `None` where this way is not open.
 pub fn topk(
     cuda: &Cuda,
     product: &Product<'_>,
@@ -39,18 +38,6 @@ pub fn topk(
     if !is_for(cuda, product, k) {
         return Ok(None);
     }
-    match filtered(cuda, product, k, scale) {
-        Err(error) if error.code == Code::OutOfMemory => Ok(None),
-        made => made.map(Some),
-    }
-}
-
-fn filtered(
-    cuda: &Cuda,
-    product: &Product<'_>,
-    k: usize,
-    scale: Option<&Memory<f32>>,
-) -> Result<(Codes, Later)> {
     let (tokens, d_sae, first) = (product.x.count, product.d_sae, first(cuda));
     let rounded = Rounded::new(cuda, product, Half::Bf16)?;
     let margins = Margins::new(cuda, product, &rounded)?;
@@ -83,7 +70,7 @@ fn filtered(
         width = seen;
     }
     exact(cuda, product, scale, &mut lists, &mut best)?;
-    Ok((best.codes(cuda, d_sae)?, overflow))
+    Ok(Some((best.codes(cuda, d_sae)?, overflow)))
 }
 
 impl Margins {
